@@ -1,0 +1,194 @@
+"""Negation of a task vector: fine-tune on biased text, subtract what was learnt."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from transformers import set_seed
+
+from fairforget.data.training import TrainingSource, TrainingText
+from fairforget.edits import Edit, EditRecord, copy_parameters, difference, from_lora, restore_parameters
+from fairforget.errors import UsageError
+from fairforget.methods._base import Method, provenance_of, texts_of
+from fairforget.models.model import Model
+from fairforget.objectives import CrossEntropy
+from fairforget.settings import Settings
+from fairforget.training import Monitor, StreamDataset, TextStream, train
+
+
+class TaskVectorSettings(Settings):
+    """Settings of the biased fine-tuning; how much of it is subtracted is the edit's strength."""
+
+    tuning: Literal["lora", "full"] = "lora"
+    """What is trained: `lora`, low-rank factors on chosen linears (Dige et al. 2024), or `full`, all weights (Ilharco et al. 2023)."""
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    """Peak learning rate of AdamW. 5e-4 with LoRA is the released value for LLaMA, 2e-4 for OPT; full tuning wants about 1e-5."""
+    epochs: float = Field(3.0, gt=0, le=1000)
+    """Passes over the texts; the released code takes 10. `steps` overrides it."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps, in place of `epochs`."""
+    batch_size: int = Field(16, ge=1)
+    """Texts in an optimiser step (16 in the released code, as 2 x 8 or 4 x 4)."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches that a step is made of, where memory is short; must divide `batch_size`."""
+    warmup_share: float = Field(0.1, ge=0, le=1)
+    """Share of the steps in which the learning rate rises (the released code: 100 steps)."""
+    rank: int = Field(8, ge=1)
+    """Rank r of the LoRA factors."""
+    alpha: float = Field(8.0, gt=0)
+    """LoRA scaling: the change is alpha / rank · B · A (PEFT's default 8, so a factor of 1)."""
+    dropout: float = Field(0.01, ge=0, lt=1)
+    """Dropout on the LoRA's input."""
+    targets: Literal["attention", "all-linear"] | list[str] = "attention"
+    """Modules with LoRA: `attention` is PEFT's choice for the architecture (query and value), `all-linear` every linear but the head,
+    or a list of module names."""
+    max_length: int = Field(128, ge=2)
+    """Tokens kept of a text."""
+    masking_rate: float = Field(0.15, gt=0, le=1)
+    """Masked models: share of tokens predicted at each visit (Devlin et al. 2019), at least one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the training: `auto` is bfloat16 autocast where it is native. Scoring stays in float32 all the same."""
+
+
+class TaskVector(Method):
+    """θ(s) = θ₀ − s·τ with τ = θ₁ − θ₀, where θ₁ is the model fine-tuned on biased text (its likelihood, or masked likelihood)."""
+
+    name: ClassVar[str] = "task-vector"
+    summary: ClassVar[str] = "Fine-tune on biased text and subtract what was learnt."
+    source: ClassVar[str] = "Dige et al. 2024 (arXiv 2406.13551), section on negation; Ilharco et al. 2023 (arXiv 2212.04089), eq. 1 and 2"
+    settings_class: ClassVar[type[Settings]] = TaskVectorSettings
+    settings: TaskVectorSettings
+
+    def fit(
+        self,
+        model: Model,
+        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
+        *,
+        seed: int = 0,
+        folder: Path | None = None,
+        monitor: Monitor | None = None,
+    ) -> Edit:
+        """Find the negated task vector; see :meth:`Method.fit`.
+
+        Raises:
+            UsageError: a model or settings that do not go together.
+            FairforgetError: the training diverged.
+        """
+        self.check(model)
+        settings = self.settings
+        quantised = bool(getattr(model.hf, "is_quantized", False))
+        if settings.tuning == "full" and quantised:
+            raise UsageError("A quantised model cannot be tuned in full: use tuning=lora, or load it without --load-in-4bit.")
+        if settings.batch_size % settings.accumulation:
+            raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
+        stream = TextStream(model, texts_of(data), max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed)
+        steps = settings.steps or max(1, round(settings.epochs * len(stream) / settings.batch_size))
+        record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
+        dataset = StreamDataset({"forget": stream}, visits=-(-steps * settings.batch_size // len(stream)))
+
+        def run(place: Path) -> dict[str, Any]:
+            return train(
+                model,
+                [CrossEntropy(stream="forget")],
+                dataset,
+                steps=steps,
+                batch_size=settings.batch_size // settings.accumulation,
+                accumulation=settings.accumulation,
+                learning_rate=settings.learning_rate,
+                warmup_steps=round(settings.warmup_share * steps),
+                precision=settings.precision,
+                folder=place,
+                seed=seed,
+                monitor=monitor,
+                description=f"fine-tuning on {len(stream)} biased texts",
+            )
+
+        set_seed(seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            place = folder or Path(scratch)
+            edit = self._fit_lora(model, record, run, place) if settings.tuning == "lora" else self._fit_full(model, record, run, place)
+        return edit.with_provenance({"training_data": provenance_of(data)})
+
+    def _fit_lora(self, model: Model, record: EditRecord, run: Any, place: Path) -> Edit:
+        from peft import LoraConfig, get_peft_model
+
+        settings = self.settings
+        with _gradient_flags(model.hf), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
+            config = LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,  # type: ignore[arg-type]
+                lora_dropout=settings.dropout,
+                target_modules=lora_targets(model, settings.targets),
+            )
+            wrapped = get_peft_model(model.hf, config)  # type: ignore[arg-type]
+            try:
+                outcome = run(place)
+                edit = from_lora(wrapped, record=record, sign=-1.0)
+            finally:
+                model.hf.zero_grad(set_to_none=True)
+                wrapped.unload()
+                # PEFT marks the model it was in; a marked one would be saved and loaded as if it still had an adapter.
+                for mark in ("peft_config", "_hf_peft_config_loaded"):
+                    if mark in vars(model.hf):
+                        delattr(model.hf, mark)
+        return edit.with_provenance({"training": outcome})
+
+    def _fit_full(self, model: Model, record: EditRecord, run: Any, place: Path) -> Edit:
+        with _gradient_flags(model.hf):
+            for parameter in model.hf.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            before = copy_parameters(model.hf)
+            try:
+                outcome = run(place)
+                edit = difference(model, before, model.hf, record=record, sign=-1.0)
+            finally:
+                model.hf.zero_grad(set_to_none=True)
+                restore_parameters(model.hf, before)
+                model.hf.eval()
+        return edit.with_provenance({"training": outcome})
+
+
+def lora_targets(model: Model, targets: str | list[str]) -> list[str] | str:
+    """Module names for a LoRA.
+
+    Args:
+        model: the model.
+        targets: ``attention`` (PEFT's choice for the architecture, else every linear), ``all-linear`` or names.
+
+    Raises:
+        UsageError: a name that ends no linear module's name.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    if targets == "attention":
+        targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.hf.config.get_text_config().model_type, "all-linear")
+    if isinstance(targets, str):
+        return targets
+    modules = [name for name, module in model.hf.named_modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in modules):
+            known = sorted({name.rpartition(".")[2] for name in modules})
+            raise UsageError(f"targets: the model has no linear module named '{target}'; it has {', '.join(known)}.")
+    return list(targets)
+
+
+@contextlib.contextmanager
+def _gradient_flags(hf: nn.Module) -> Iterator[None]:
+    """Give every parameter its requires_grad back when the block ends."""
+    flags = {name: parameter.requires_grad for name, parameter in hf.named_parameters()}
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for name, parameter in hf.named_parameters():
+            if name in flags:
+                parameter.requires_grad_(flags[name])

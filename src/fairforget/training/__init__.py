@@ -1,0 +1,8 @@
+"""The one training loop: transformers' Trainer over composed objectives."""
+
+from fairforget.training.monitor import Monitor
+from fairforget.training.objective import IGNORED, Batch, Objective, Role
+from fairforget.training.streams import StreamDataset, TextStream
+from fairforget.training.trainer import ObjectiveTrainer, train
+
+__all__ = ["IGNORED", "Batch", "Monitor", "Objective", "ObjectiveTrainer", "Role", "StreamDataset", "TextStream", "train"]

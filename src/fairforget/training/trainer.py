@@ -1,0 +1,203 @@
+"""The one Trainer subclass: any composition of objectives over streams, on transformers' loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from fairforget.errors import UsageError
+from fairforget.models.model import Model
+from fairforget.progress import task
+from fairforget.training.monitor import FiniteLoss, Monitor, MonitorCallback, ProgressCallback
+from fairforget.training.objective import Batch, Objective
+from fairforget.training.streams import Collator, StreamDataset
+
+TRAINABLE_FILE = "trainable.safetensors"
+
+
+class _Composition(nn.Module):
+    """The model as a function from a step's batches to its loss, so that wrappers for many processes see a plain forward."""
+
+    def __init__(self, model: Model, objectives: Sequence[Objective]) -> None:
+        super().__init__()
+        self.hf = model.hf
+        self.wrapped = (model,)  # in a tuple: nn.Module would not hold it, and must not register the model twice
+        self.objectives = tuple(objectives)
+
+    def forward(self, batches: dict[str, Batch], totals: Sequence[float]) -> Tensor:
+        terms = [
+            objective.weight / total * objective.sum(self.wrapped[0], batches[objective.stream])
+            for objective, total in zip(self.objectives, totals, strict=True)
+            if total
+        ]
+        return torch.stack([term.float() for term in terms]).sum()
+
+
+class ObjectiveTrainer(Trainer):
+    """Trains the parameters that require gradient on a sum of objectives.
+
+    Each term is its sum over all units of the accumulated batch and all processes divided by their count, so that 16 x 1 and 4 x 4 rows
+    give the same step.
+    """
+
+    def __init__(self, model: Model, objectives: Sequence[Objective], **arguments: Any) -> None:
+        self.composition_objectives = tuple(objectives)
+        super().__init__(model=_Composition(model, objectives), **arguments)  # type: ignore[arg-type]
+        # The loss below is already divided by the whole batch's count; the names of this switch differ over transformers' versions.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """Take the micro-batches of one step and count each objective's units over all of them and all processes."""
+        batches: list[Any] = []
+        for _ in range(num_batches):
+            try:
+                batches.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        counts = torch.tensor(
+            [sum(objective.count(batch[objective.stream]) for batch in batches) for objective in self.composition_objectives],
+            dtype=torch.float64 if device.type != "mps" else torch.float32,
+            device=device,
+        )
+        if self.accelerator.num_processes > 1:
+            counts = self.accelerator.reduce(counts, "sum")
+        return batches, counts
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The step's share of the total loss; processes average gradients, hence the factor of their number."""
+        del return_outputs
+        return model(inputs, num_items_in_batch.tolist()) * self.accelerator.num_processes
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save what is trained and nothing else: the base is on disk already."""
+        del state_dict
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: parameter.detach().contiguous() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        save_file(trained, folder / TRAINABLE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        stored = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
+        parameters = dict((model or self.model).named_parameters())
+        with torch.no_grad():
+            for name, tensor in stored.items():
+                parameters[name].copy_(tensor)
+
+
+def choose_precision(precision: str, device: torch.device) -> bool:
+    """Whether training runs under bfloat16 autocast; ``auto`` means where the processor or card computes it natively."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    native = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return device.type == "cpu" and bool(native and native())
+
+
+def train(
+    model: Model,
+    objectives: Sequence[Objective],
+    dataset: StreamDataset,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    folder: Path,
+    accumulation: int = 1,
+    warmup_steps: int = 0,
+    scheduler: str = "linear",
+    weight_decay: float = 0.0,
+    max_gradient_norm: float = 1.0,
+    precision: str = "auto",
+    seed: int = 0,
+    report_to: str = "none",
+    monitor: Monitor | None = None,
+    description: str = "training",
+) -> dict[str, Any]:
+    """Train the parameters of `model` that require gradient; goes on from the last checkpoint in `folder`.
+
+    Args:
+        model: the model; its parameters are changed in place.
+        objectives: terms of the loss.
+        dataset: rows of the streams the objectives name.
+        steps: optimiser steps.
+        batch_size: rows in a micro-batch.
+        learning_rate: peak learning rate of AdamW.
+        folder: checkpoints go here.
+        accumulation: micro-batches in a step.
+        warmup_steps: steps of linear warm-up.
+        scheduler: name of a transformers schedule.
+        weight_decay: AdamW's decoupled decay.
+        max_gradient_norm: gradients are clipped to this norm.
+        precision: ``auto``, ``float32`` or ``bfloat16`` (autocast over float32 weights).
+        seed: order of rows, dropout.
+        report_to: experiment tracker known to transformers, or ``none``.
+        monitor: may stop the run early.
+        description: what the progress display says.
+
+    Returns:
+        ``steps`` done, mean ``loss`` over the run, ``seconds``, and ``stopped``: the monitor's reason or None.
+
+    Raises:
+        UsageError: no trainable parameter gets a gradient.
+        FairforgetError: the loss is no longer finite.
+    """
+    if not any(parameter.requires_grad for parameter in model.hf.parameters()):
+        raise UsageError("Nothing can be trained: no parameter of the model requires a gradient.")
+    on_processor = model.device.type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        lr_scheduler_type=scheduler,
+        weight_decay=weight_decay,
+        max_grad_norm=max_gradient_norm,
+        bf16=choose_precision(precision, model.device),
+        use_cpu=on_processor,
+        seed=seed,
+        data_seed=seed,
+        save_steps=max(10, steps // 8),
+        save_total_limit=1,
+        logging_steps=max(1, min(10, steps // 5)),
+        report_to=report_to,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_processor,
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+    )
+    watcher = MonitorCallback(monitor, model) if monitor is not None else None
+    with task(description, steps) as advance:
+        callbacks: list[Any] = [ProgressCallback(advance), FiniteLoss(), *([watcher] if watcher else [])]
+        trainer = ObjectiveTrainer(
+            model, objectives, args=arguments, train_dataset=dataset, data_collator=Collator(model.pad_id), callbacks=callbacks
+        )
+        trainer.remove_callback(_printer())
+        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        result = trainer.train(resume_from_checkpoint=last)
+    model.hf.eval()
+    return {
+        "steps": trainer.state.global_step,
+        "loss": round(float(result.training_loss), 4),
+        "seconds": round(float(result.metrics.get("train_runtime", 0.0)), 1),
+        "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
+        "stopped": watcher.reason if watcher else None,
+    }
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
