@@ -1,0 +1,216 @@
+"""From item tables to the rows of ``metrics.parquet``: each state alone, and paired differences between two states.
+
+Everything here is a function of tables; no model is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fairforget.benchmarks._base import Benchmark, MetricDefinition
+from fairforget.benchmarks._components import components, pair, scored_rows
+from fairforget.benchmarks._targets import margin_rms_change, margin_rms_interval, metric_interval
+from fairforget.stats.bootstrap import Components, Interval, Statistic, paired_bootstrap, simultaneous
+
+METRIC_SCHEMA: dict[str, pl.DataType] = {
+    "state": pl.String(),  # "base", "edited" or "difference" (edited - base, paired by item)
+    "part": pl.String(),
+    "benchmark": pl.String(),
+    "protocol": pl.String(),
+    "task": pl.String(),
+    "metric": pl.String(),
+    "group": pl.String(),  # "all", or a domain or group
+    "value": pl.Float64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "standard_error": pl.Float64(),
+    "neutral": pl.Float64(),  # value of an unbiased model, or of no change in a difference; null where there is none
+    "unit": pl.String(),  # "%", "nats", "ppl" or "ratio"
+    "n": pl.Int64(),  # scored items (in a difference: items scored in both states)
+    "clusters": pl.Int64(),
+    "ties": pl.Int64(),  # items under the tie limit, in a difference in either state; null where nothing is compared
+    "skipped": pl.Int64(),  # items without a score
+    "note": pl.String(),
+    "prefix": pl.String(),
+    "better": pl.String(),  # "neutral", "higher" or "lower"
+}
+"""Column names and types of ``metrics.parquet``."""
+
+Contrast: TypeAlias = Literal["difference", "ratio"]
+
+ALL = "all"
+MARGIN_RMS = "margin_rms"
+
+
+def evaluate(
+    benchmark: Benchmark, base: pl.DataFrame, edited: pl.DataFrame | None = None, *, resamples: int = 10_000, level: float = 0.95,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """All metrics of one benchmark, by task and over all tasks where that is published, overall and by group.
+
+    Args:
+        benchmark: whose metrics are wanted.
+        base: item table of the first state; one part of one benchmark.
+        edited: item table of the second state on the same items; adds its rows and those of the paired difference.
+        resamples: bootstrap resamples.
+        level: coverage. Intervals of differences by group hold jointly over the groups of one metric and task.
+        seed: of the resamples.
+
+    Returns:
+        Rows of ``METRIC_SCHEMA``.
+
+    Raises:
+        DataError: the two tables are not of the same items.
+    """
+    options = {"resamples": resamples, "level": level, "seed": seed}
+    tables = {"base": base} | ({} if edited is None else {"edited": edited})
+    pairing = None if edited is None else pair(base, edited)
+    tasks: list[str] = base["task"].unique(maintain_order=True).to_list()
+    rows: list[dict[str, Any]] = []
+    for task in [*tasks, *([benchmark.pooled] if benchmark.pooled and len(tasks) > 1 else [])]:
+        chosen = pl.lit(True) if task == benchmark.pooled and task not in tasks else pl.col("task") == task
+        for state, table in tables.items():
+            rows += _state_rows(benchmark, state, task, table.filter(chosen), options)
+        if pairing is not None:
+            before, after = (table.filter(chosen) for table in pairing)
+            rows += _difference_rows(benchmark, task, before, after, options)
+    for row in rows:
+        row["note"] = "; ".join(part for part in (row["note"], benchmark.caution) if part)
+    return pl.DataFrame(rows, schema=METRIC_SCHEMA)
+
+
+def _state_rows(benchmark: Benchmark, state: str, task: str, table: pl.DataFrame, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    facts = _facts(table) | {"state": state, "task": task}
+    for definition in benchmark.metrics():
+        if not _measured(table, definition):
+            continue
+        for group in [ALL, *_groups(table)]:
+            inside = table if group == ALL else table.filter(pl.col("groups").list.contains(group))
+            rows.append(facts | _row(definition, group, metric_interval(inside, definition, **options)) | _counts(inside))
+    if _has_margin(benchmark, table):
+        rows.append(facts | _rms_row(margin_rms_interval(table, options["level"])) | _counts(table))
+    return rows
+
+
+def _difference_rows(
+    benchmark: Benchmark, task: str, before: pl.DataFrame, after: pl.DataFrame, options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    facts = _facts(before, after) | {"state": "difference", "task": task}
+    counts = {ALL: _counts(before, after)}
+    for group in _groups(before):
+        inside = pl.col("groups").list.contains(group)
+        counts[group] = _counts(before.filter(inside), after.filter(inside))
+    for definition in benchmark.metrics():
+        if not _measured(before, definition):
+            continue
+        contrasts: tuple[Contrast, ...] = ("difference", "ratio") if definition.ratio_name else ("difference",)
+        for contrast in contrasts:
+            change = {"neutral": 1.0 if contrast == "ratio" else 0.0}
+            if contrast == "ratio":
+                change |= {"metric": definition.ratio_name, "unit": "ratio"}
+            parts = components(before, definition), components(after, definition)
+            overall = paired_bootstrap(*parts, definition.function, contrast=contrast, aggregate=definition.aggregate, **options)
+            rows.append(facts | _row(definition, ALL, overall) | change | counts[ALL])
+            for group, interval in _by_group(before, parts, definition, contrast, options).items():
+                rows.append(facts | _row(definition, group, interval) | change | counts[group])
+    if _has_margin(benchmark, before):
+        rows.append(facts | _rms_row(margin_rms_change(before, after, options["level"])) | counts[ALL])
+    return rows
+
+
+def _by_group(
+    table: pl.DataFrame, parts: tuple[Components, Components], definition: MetricDefinition, contrast: Contrast, options: Mapping[str, Any]
+) -> dict[str, Interval]:
+    """Paired changes of all groups with intervals that hold jointly: a group is a set of columns that are 0 outside of it."""
+    groups = _groups(table)
+    if not groups:
+        return {}
+    both = parts[0].beside(parts[1])
+    inside = [table["groups"].list.contains(group).fill_null(value=False).to_numpy()[:, None] for group in groups]
+    columns = Components(
+        np.hstack([both.numerators * member for member in inside]), np.hstack([both.denominators * member for member in inside]),
+        both.cluster, both.stratum,
+    )
+    change = _change(definition.function, both.count // 2, contrast)
+    places = np.arange(len(groups) * both.count).reshape(len(groups), both.count)
+    statistics = {group: Statistic(tuple(place.tolist()), change) for group, place in zip(groups, places, strict=True)}
+    intervals = simultaneous(columns, statistics, aggregate=definition.aggregate, **options)
+    joint = f"simultaneous over {len(groups)} groups"
+    return {
+        group: interval if np.isnan(interval.low) else replace(interval, note="; ".join(filter(None, (joint, interval.note))))
+        for group, interval in intervals.items()
+    }
+
+
+def _change(
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]], count: int, contrast: Contrast
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    def change(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
+        first, second = function(ratios[..., :count]), function(ratios[..., count:])
+        return second / first if contrast == "ratio" else second - first
+
+    return change
+
+
+def _measured(table: pl.DataFrame, definition: MetricDefinition) -> bool:
+    """Whether a metric applies to a table at all: words are not counted for masked models."""
+    return all(table.select(denominator.is_not_null().any().alias("x")).item() for denominator in definition.denominators)
+
+
+def _has_margin(benchmark: Benchmark, table: pl.DataFrame) -> bool:
+    return any(definition.name == "margin" for definition in benchmark.metrics()) and table["margin"].is_not_null().any()
+
+
+def _groups(table: pl.DataFrame) -> list[str]:
+    return sorted(set(table["groups"].explode().drop_nulls().to_list()))
+
+
+def _facts(*tables: pl.DataFrame) -> dict[str, Any]:
+    table = pl.concat(tables)
+    names = ("part", "benchmark", "protocol", "prefix")
+    return {name: "; ".join(table[name].drop_nulls().unique(maintain_order=True).to_list()) for name in names}
+
+
+def _counts(*tables: pl.DataFrame) -> dict[str, Any]:
+    """Ties (in any of the states) and skipped items, for tables of the same items in the same order."""
+    ties = None
+    if tables[0]["prefers_stereotype"].is_not_null().any():
+        tied = np.zeros(tables[0].height, dtype=np.bool_)
+        for table in tables:
+            tied |= (table["prefers_stereotype"] == 0.5).fill_null(value=False).to_numpy() & scored_rows(table)
+        ties = int(tied.sum())
+    return {"ties": ties, "skipped": tables[0]["skipped"].count()}
+
+
+def _row(definition: MetricDefinition, group: str, interval: Interval) -> dict[str, Any]:
+    return {
+        "metric": definition.name,
+        "group": group,
+        "neutral": definition.neutral,
+        "unit": definition.unit,
+        "better": definition.better,
+    } | _figures(interval)
+
+
+def _rms_row(interval: Interval) -> dict[str, Any]:
+    return {"metric": MARGIN_RMS, "group": ALL, "neutral": 0.0, "unit": "nats", "better": "lower"} | _figures(interval)
+
+
+def _figures(interval: Interval) -> dict[str, Any]:
+    return {
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "standard_error": interval.standard_error,
+        "n": interval.items,
+        "clusters": interval.clusters,
+        "note": interval.note,
+    }

@@ -1,0 +1,78 @@
+"""Requests that score whole sentences, and how their log-probabilities become one figure.
+
+Sources: Nangia et al. 2020 (CrowS-Pairs, pseudo-likelihood of shared tokens), Meade et al. 2022 (bias-bench, changed tokens and
+geometric means), Salazar et al. 2020 (pseudo-log-likelihood).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fairforget.benchmarks._base import Scores
+from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
+
+if TYPE_CHECKING:
+    from fairforget.models.model import Model
+
+
+def sentence_requests(model: Model, ids: Sequence[int], *, split_first: bool = False) -> tuple[Request, ...]:
+    """Every token of a sentence after the prefix token of a causal model.
+
+    Args:
+        model: a causal model; without a prefix token the first token is not scored.
+        ids: the sentence.
+        split_first: score the first token after the prefix alone and the others in a pass *without* the prefix, as bias-bench does.
+    """
+    tokens = tuple(ids)
+    if split_first and len(tokens) > 1:
+        return (ContinuationRequest(model.prefix, tokens[:1]), ContinuationRequest(tokens[:1], tokens[1:]))
+    return (ContinuationRequest(model.prefix, tokens),)
+
+
+def masked_requests(model: Model, ids: Sequence[int], positions: Iterable[int]) -> tuple[Request, ...]:
+    """One request per position, with that position alone masked.
+
+    Args:
+        model: a masked model.
+        ids: a whole input, special tokens included.
+        positions: places in `ids`.
+    """
+    assert model.mask_id is not None
+    requests: list[Request] = []
+    for position in positions:
+        masked = (*ids[:position], model.mask_id, *ids[position + 1 :])
+        requests.append(MaskedRequest(masked, (position,), (ids[position],)))
+    return tuple(requests)
+
+
+def shared_positions(first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Places of the tokens that two inputs share, special tokens at both ends left out (Nangia et al., ``mask_unigram``)."""
+    blocks = difflib.SequenceMatcher(None, first, second).get_matching_blocks()
+    pairs = [(block.a + step, block.b + step) for block in blocks for step in range(block.size)][1:-1]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def changed_positions(first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Places of the tokens in which two inputs differ (bias-bench, ``_get_span(..., "diff")``); either list may be empty."""
+    codes = [code for code in difflib.SequenceMatcher(None, first, second).get_opcodes() if code[0] != "equal"]
+    return [place for code in codes for place in range(code[1], code[2])], [place for code in codes for place in range(code[3], code[4])]
+
+
+def special_ids(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that a masked model's tokenizer puts before and after a text."""
+    probe = "a"
+    core, whole = model.token_ids(probe), model.sequence_ids(probe)
+    for start in range(len(whole) - len(core) + 1):
+        if whole[start : start + len(core)] == core:
+            return tuple(whole[:start]), tuple(whole[start + len(core) :])
+    raise ValueError("the tokenizer's special tokens change the ids between them")
+
+
+def scored(scores: Scores) -> np.ndarray:
+    """All log-probabilities behind one text in one array, places that were not scored (``nan``) left out."""
+    flat = np.concatenate([np.atleast_1d(values) for values in scores]) if len(scores) else np.empty(0)
+    return flat[~np.isnan(flat)]

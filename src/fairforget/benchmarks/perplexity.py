@@ -1,0 +1,233 @@
+"""Perplexity of running text: what an edit must not raise.
+
+Causal models: windows of one article each, token and word perplexity. Masked models: pseudo-perplexity (Salazar et al. 2020) on a fixed
+list of masked places spread over all articles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import polars as pl
+from pydantic import Field
+
+from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
+from fairforget.benchmarks._metrics import PERPLEXITY, WORD_PERPLEXITY
+from fairforget.benchmarks._sentences import masked_requests, scored, special_ids
+from fairforget.errors import DataError, UsageError
+from fairforget.scoring.requests import ContinuationRequest, Request
+from fairforget.settings import Settings
+from fairforget.tables import item_table
+
+if TYPE_CHECKING:
+    from fairforget.models.model import Model
+
+PASSAGE_WORDS = 300
+"""Paragraphs of a user's text file are joined until a passage has this many words."""
+
+
+class PerplexitySettings(Settings):
+    """Which text is scored, and in what windows."""
+
+    source: str = "wikitext2"
+    """`wikitext2` (validation articles = select, test articles = test), `starter` (our passages), or the path of a UTF-8 text file, whose
+    passages are halved."""
+    context: int = Field(default=512, ge=2)
+    """Causal: tokens of a window, the prefix token included; the model's own limit where that is lower."""
+    stride: int | None = Field(default=None, ge=1)
+    """Causal: tokens scored per window after an article's first; the others of the window are context. None = whole windows, no overlap."""
+    masked_context: int = Field(default=128, ge=8)
+    """Masked: tokens of the input around a masked place, special tokens included."""
+    positions: int = Field(default=4000, ge=1)
+    """Masked: number of masked places, spread evenly over all articles."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Score at most this many tokens, an even share from each article; None = all (causal) or `positions` (masked)."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One scored unit of an article: a window, or one masked place."""
+
+    article: Item
+    place: int  # of its first scored token in the article
+    requests: tuple[Request, ...]
+    words: int | None
+
+
+class Perplexity(Benchmark):
+    """Token and word perplexity of a causal model; pseudo-perplexity of a masked one.
+
+    An item is a window (causal) or a masked place (masked), a cluster is an article, and windows never cross articles. Which tokens are
+    scored depends on the text, the tokenizer and the settings alone, so every state of a model is measured on the same ones. Words are
+    separated by white space; an article's words are shared over its windows in proportion to tokens, so that an article that is scored
+    whole counts all of its words.
+    """
+
+    name = "perplexity"
+    description = "Perplexity of WikiText-2, the starter passages or your own text: the cost of an edit in plain language modelling."
+    Settings: ClassVar[type[Settings]] = PerplexitySettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"wikitext2": {"source": "wikitext2"}, "starter": {"source": "starter"}}
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        source = self.settings.source
+        self.datasets = ("wikitext2",) if source == "wikitext2" else ()
+        self.task = f"perplexity-{source}" if source in self.presets else f"perplexity-{Path(source).stem}"
+
+    def items(self, family: str, part: str) -> list[Item]:
+        """Articles of one part; windows are cut when the tokenizer is known."""
+        del family
+        return [
+            Item(f"{number}: {title}", self.task, "ability", part, f"{number}: {title}", stratum, (), (text,))
+            for number, (title, stratum, text) in enumerate(self._articles(part))
+        ]
+
+    def protocol(self, item: Item, family: str) -> str:
+        """Windows and context in words."""
+        del item
+        if family == "masked":
+            return f"pseudo-perplexity, {self.settings.positions} places, context {self.settings.masked_context}"
+        stride = f", stride {self.settings.stride}" if self.settings.stride else ""
+        return f"windows of {self.settings.context}{stride}"
+
+    def plan(self, item: Item, model: Model) -> Plan:
+        """All requests of one article taken alone."""
+        return Plan(tuple(window.requests for window in self._windows([item], model)))
+
+    def requests(self, items: Sequence[Item], model: Model) -> list[list[Request]]:
+        """Requests of each article; `items` must be the whole part, since the budget of tokens is shared out over it."""
+        self.check(model)
+        requests: dict[str, list[Request]] = {item.id: [] for item in items}
+        for window in self._windows(items, model):
+            requests[window.article.id] += window.requests
+        return [requests[item.id] for item in items]
+
+    def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
+        """One row per window or masked place."""
+        left = {item.id: iter(found) for item, found in zip(items, scores, strict=True)}
+        rows: list[dict[str, Any]] = []
+        for window in self._windows(items, model):
+            found = [next(left[window.article.id]) for _ in window.requests]
+            row = self.identity(window.article, model) | {"item": f"{window.article.id} @{window.place}", "texts": []}
+            rows.append(row | self.row(window.article, [found], model) | {"words": window.words})
+        return item_table(rows)
+
+    def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
+        """Negative log-likelihood of the scored tokens of a window."""
+        del item, model
+        values = scored(scores[0])
+        if not len(values):
+            return {"skipped": "no token can be scored without a prefix"}
+        return {"nll": -float(values.sum()), "tokens": len(values)}
+
+    def metrics(self) -> list[MetricDefinition]:
+        """Per token, and per word where windows cover running text."""
+        return [PERPLEXITY, WORD_PERPLEXITY]
+
+    def _articles(self, part: str) -> list[tuple[str, str, str]]:
+        """Title, stratum and text of each article."""
+        source = self.settings.source
+        if source == "wikitext2":
+            from fairforget.data.wikitext import load_wikitext
+
+            halves = ("select", "test") if part == "all" else (part,)
+            return [(article.title, "text", article.text) for half in halves for article in load_wikitext(half)]
+        if source == "starter":
+            from fairforget.data.starter import load_starter
+
+            return [(passage.id, passage.stratum, passage.text) for passage in load_starter().passages if part in ("all", passage.part)]
+        return _own_text(source, part)
+
+    def _windows(self, items: Sequence[Item], model: Model) -> Iterator[_Window]:
+        ids = [tuple(model.token_ids(item.texts[0])) for item in items]
+        if model.family == "masked":
+            yield from self._masked_places(items, ids, model)
+            return
+        lengths = [len(tokens) for tokens in ids]
+        budget = self.settings.max_tokens
+        for item, tokens, share in zip(items, ids, lengths if budget is None else shares(lengths, budget), strict=True):
+            words = len(item.texts[0].split())
+            for start, context, continuation in windows(
+                tokens[:share], min(self.settings.context, model.max_length) - len(model.prefix), self.settings.stride
+            ):
+                # Rounding cumulated counts makes the words of all windows sum to the words of the article.
+                before, after = (round(words * end / len(tokens)) for end in (start, start + len(continuation)))
+                yield _Window(item, start, (ContinuationRequest((*model.prefix, *context), continuation),), after - before)
+
+    def _masked_places(self, items: Sequence[Item], ids: Sequence[tuple[int, ...]], model: Model) -> Iterator[_Window]:
+        start, end = special_ids(model)
+        room = min(self.settings.masked_context, model.max_length) - len(start) - len(end)
+        if room < 1:
+            raise UsageError(f"masked_context = {self.settings.masked_context} leaves no room between the special tokens of {model.name}.")
+        wanted = min(self.settings.positions, self.settings.max_tokens or self.settings.positions)
+        for item, tokens, count in zip(items, ids, shares([len(tokens) for tokens in ids], wanted), strict=True):
+            for number in range(count):
+                place = (2 * number + 1) * len(tokens) // (2 * count)
+                first = min(max(place - room // 2, 0), max(len(tokens) - room, 0))
+                sequence = (*start, *tokens[first : first + room], *end)
+                yield _Window(item, place, masked_requests(model, sequence, [len(start) + place - first]), None)
+
+
+def windows(ids: Sequence[int], length: int, stride: int | None) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+    """Cut a text into windows whose scored tokens cover it once.
+
+    Args:
+        ids: the text.
+        length: tokens of a window, context included.
+        stride: scored tokens of each window after the first; None or `length` for windows without overlap.
+
+    Yields:
+        Place of the first scored token, context, scored tokens.
+    """
+    step = min(stride or length, length)
+    start, end = 0, length
+    while start < len(ids):
+        scored_ids = tuple(ids[start:end])
+        yield start, tuple(ids[max(0, start + len(scored_ids) - length) : start] if step < length else ()), scored_ids
+        start, end = end, end + step
+
+
+def shares(lengths: Sequence[int], total: int) -> list[int]:
+    """Share out `total` over texts in proportion to their lengths, by largest remainders, no text getting more than its length.
+
+    Every text that has tokens gets at least one while there are enough to go round.
+    """
+    whole = sum(lengths)
+    if total >= whole:
+        return list(lengths)
+    exact = [total * length / whole for length in lengths]
+    given = [int(share) for share in exact]
+    by_remainder = sorted(range(len(lengths)), key=lambda place: (given[place] - exact[place], place))
+    for place in by_remainder[: total - sum(given)]:
+        given[place] += 1
+    for empty in (place for place, length in enumerate(lengths) if length and not given[place]):
+        richest = max(range(len(given)), key=lambda place: (given[place], -place))
+        if given[richest] < 2:
+            break
+        given[richest] -= 1
+        given[empty] += 1
+    return given
+
+
+def _own_text(source: str, part: str) -> list[tuple[str, str, str]]:
+    from fairforget.data.parts import SELECT_TEST, assign_parts
+    from fairforget.data.rows import read_text
+
+    path = Path(source).expanduser()
+    if path.suffix not in (".txt", ".text", ".md", ".gz"):
+        raise UsageError(f"perplexity: there is no source '{source}': use wikitext2, starter, or the path of a .txt file.")
+    passages: list[list[str]] = [[]]
+    for paragraph in filter(str.strip, re.split(r"\n\s*\n", read_text(path))):
+        if sum(len(text.split()) for text in passages[-1]) >= PASSAGE_WORDS:
+            passages.append([])
+        passages[-1].append(paragraph)
+    names = [f"passage {number}" for number in range(len(passages))]
+    parts = assign_parts(names, ["text"] * len(names), SELECT_TEST)
+    chosen = [(name, "text", "\n\n".join(texts)) for name, texts, own in zip(names, passages, parts, strict=True) if part in ("all", own)]
+    if not chosen:
+        raise DataError(f"{path} is too short to be halved: it needs at least two passages of {PASSAGE_WORDS} words.")
+    return chosen

@@ -1,0 +1,58 @@
+"""WikiText-2, raw: whole Wikipedia articles (Merity et al. 2017, ICLR).
+
+The validation articles are the part ``select``, the test articles the part ``test``; the training articles are not in the catalogue.
+Texts are upstream's to the byte: words and punctuation apart, `` @-@ `` for hyphens, section headings as ``= = Title = =``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairforget.data.catalogue import fetch
+from fairforget.data.rows import read_text
+from fairforget.errors import DataError, unknown_name
+
+FILES = {"select": "raw/wiki.valid.raw", "test": "raw/wiki.test.raw"}
+"""File of each part."""
+
+# A title stands between blank lines: two running lines of the test articles also begin and end with " = ".
+_TITLE = re.compile(r"^ \n = (?!= )(?P<title>[^\n]+?)(?<! =) = \n(?= \n)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Article:
+    """One article: a cluster of text windows.
+
+    `text` is everything from the blank line before its title up to the next article; the texts of a part joined are the file.
+    """
+
+    title: str
+    text: str
+    part: str
+
+
+def load_wikitext(part: str, path: Path | None = None) -> list[Article]:
+    """Load the articles of a part, 60 each.
+
+    Args:
+        part: ``select`` or ``test``.
+        path: a file in the upstream format; by default the one of the catalogue.
+
+    Raises:
+        UsageError: there is no such part.
+        DataError: the file is empty or does not begin with an article's title.
+    """
+    if part not in FILES:
+        raise unknown_name("part of WikiText-2", part, FILES)
+    path = path or fetch("wikitext2", FILES[part])
+    text = read_text(path)
+    titles = list(_TITLE.finditer(text))
+    if not titles or text[: titles[0].start()].strip():
+        raise DataError(f"{path} does not begin with a title (a line ' = Title = ' between blank lines): it is not a raw WikiText file.")
+    starts = [0, *(title.start() for title in titles[1:])]
+    return [
+        Article(title["title"], text[start:end], part)
+        for title, start, end in zip(titles, starts, [*starts[1:], len(text)], strict=True)
+    ]

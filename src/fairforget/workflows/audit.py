@@ -1,0 +1,151 @@
+"""The audit: all chosen benchmarks on one state of a model, as item tables and metrics with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fairforget.benchmarks import Benchmark, resolve_all
+from fairforget.benchmarks._evaluate import evaluate
+from fairforget.errors import FairforgetError, UsageError
+from fairforget.models.model import Model
+from fairforget.report import write_report
+from fairforget.scoring import Request, Scorer
+from fairforget.tables import write_table
+from fairforget.workflows.recipe import BenchmarkChoice
+from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts
+from fairforget.workflows.verdict import audit_verdict
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one state of a model did on one part of the benchmarks.
+
+    Attributes:
+        items: one row per item, ``tables.ITEM_SCHEMA``.
+        metrics: one row per figure, with intervals.
+        folder: where it was written, if it was.
+    """
+
+    items: pl.DataFrame
+    metrics: pl.DataFrame
+    folder: Path | None = None
+
+
+def resolve_choices(choices: Sequence[BenchmarkChoice | str]) -> list[Benchmark]:
+    """Make benchmarks from names or recipe entries.
+
+    Raises:
+        UsageError: an unknown name, preset or setting, or one named twice.
+    """
+    from fairforget.benchmarks import resolve
+
+    if all(isinstance(choice, str) or not choice.settings for choice in choices):
+        return resolve_all([choice if isinstance(choice, str) else choice.name for choice in choices])
+    benchmarks = [
+        resolve(choice) if isinstance(choice, str) else resolve(choice.name, choice.settings, f"settings of benchmark {choice.name}")
+        for choice in choices
+    ]
+    names = [benchmark.name for benchmark in benchmarks]
+    if len(set(names)) < len(names):
+        raise UsageError("A benchmark is named twice: name each once.")
+    return benchmarks
+
+
+def measure(model: Model, benchmarks: Sequence[Benchmark], part: str, description: str, *, store: bool = True) -> list[pl.DataFrame]:
+    """Item tables of several benchmarks on the present state of a model; all requests are scored together, each distinct one once.
+
+    Args:
+        model: the model, with its edits attached.
+        benchmarks: what to measure.
+        part: ``select``, ``test`` or ``all``.
+        description: what the progress display says.
+        store: take scores from, and keep them in, the score store.
+    """
+    items = [benchmark.items(model.family, part) for benchmark in benchmarks]
+    for benchmark, found in zip(benchmarks, items, strict=True):
+        if not found:
+            raise FairforgetError(f"The benchmark {benchmark.name} has no items in its {part} part.")
+    asked = [benchmark.requests(found, model) for benchmark, found in zip(benchmarks, items, strict=True)]
+    flat: list[Request] = [request for requests in asked for one in requests for request in one]
+    scores = iter(Scorer(model, store=store).score(flat, description))
+    tables: list[pl.DataFrame] = []
+    for benchmark, found, requests in zip(benchmarks, items, asked, strict=True):
+        tables.append(benchmark.table(found, [list(islice(scores, len(one))) for one in requests], model))
+    return tables
+
+
+def evaluate_all(
+    benchmarks: Sequence[Benchmark], base: Sequence[pl.DataFrame], edited: Sequence[pl.DataFrame] | None = None, **options: Any
+) -> pl.DataFrame:
+    """Metrics of all benchmarks, of one state or of two and their paired difference."""
+    pairs: Sequence[tuple[pl.DataFrame, pl.DataFrame | None]] = (
+        [(table, None) for table in base] if edited is None else list(zip(base, edited, strict=True))
+    )
+    return pl.concat([
+        evaluate(benchmark, first, second, **options) for benchmark, (first, second) in zip(benchmarks, pairs, strict=True)
+    ])
+
+
+def audit(
+    model: Model,
+    benchmarks: Sequence[str] | Sequence[BenchmarkChoice] = ("starter",),
+    *,
+    part: str = "test",
+    out: Path | str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Audit:
+    """Measure one model.
+
+    Args:
+        model: from :func:`fairforget.load`, with edits attached or not.
+        benchmarks: names, e.g. ``["crows-pairs", "stereoset"]``.
+        part: ``test`` (reported), ``select``, or ``all`` for parity with figures published on the whole set.
+        out: folder for tables and page; nothing is written when None.
+        resamples: bootstrap resamples.
+        seed: of the resamples.
+
+    Raises:
+        UsageError: an unknown benchmark, or one that cannot score this family.
+        DataError: benchmark data that are missing or damaged.
+    """
+    chosen = resolve_choices(list(benchmarks))
+    for benchmark in chosen:
+        benchmark.check(model)
+    if out is None:
+        tables = measure(model, chosen, part, f"scoring {model.name}")
+        return Audit(pl.concat(tables), evaluate_all(chosen, tables, resamples=resamples, seed=seed))
+    folder = RunFolder(Path(out))
+    recipe = "\n".join([
+        "# an audit; run it again with `fairforget audit`",
+        f"state: {model.state_id}",
+        f"part: {part}",
+        *(f"benchmark: {benchmark.name} {benchmark.settings.digest()}" for benchmark in chosen),
+        f"resamples: {resamples}",
+        f"seed: {seed}",
+        "",
+    ])
+    with folder.opened(recipe):
+        tables = measure(model, chosen, part, f"scoring {model.name}")
+        folder.write_items("base", part, tables)
+        metrics = evaluate_all(chosen, tables, resamples=resamples, seed=seed)
+        write_table(metrics, folder.tables / "metrics.parquet")
+        audit_verdict(metrics, model.name, part, [benchmark.caution for benchmark in chosen]).write(folder.tables / "verdict.json")
+        folder.write_record({
+            "kind": "audit",
+            "model": model_facts(model),
+            "state": model.state_id,
+            "part": part,
+            "benchmarks": benchmark_facts(chosen, tables),
+            "datasets": dataset_facts([name for benchmark in chosen for name in benchmark.datasets]),
+            "seed": seed,
+            "warnings": list(model.notes),
+        })
+        write_report(folder.path)
+    return Audit(pl.concat(tables), metrics, folder.path)

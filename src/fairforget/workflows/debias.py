@@ -1,0 +1,329 @@
+"""The main job: audit the base, fit an edit, search its strength under a budget, audit both states on `test`, account for the change."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fairforget.benchmarks import Benchmark
+from fairforget.benchmarks._targets import parse_target, perplexity_ratio, target_change, target_value
+from fairforget.data.overlap import find_overlap
+from fairforget.data.swaps import swap_gender
+from fairforget.data.training import TrainingSource, TrainingText, training_source
+from fairforget.edits import Edit, WeightEdit, merged
+from fairforget.errors import FairforgetError, UsageError
+from fairforget.files import write_text
+from fairforget.forgetting import balance, build_ledger, summary
+from fairforget.methods import method_registry
+from fairforget.models import Model, load
+from fairforget.report import model_card, write_report
+from fairforget.scoring import Request, Scorer
+from fairforget.tables import read_table, write_table
+from fairforget.workflows.audit import evaluate_all, measure, resolve_choices
+from fairforget.workflows.recipe import BenchmarkChoice, Recipe, recipe_yaml
+from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
+from fairforget.workflows.strength import StrengthSearch, search_strength
+from fairforget.workflows.verdict import Evidence, Verdict, debias_verdict
+
+PROBES = 32
+"""Requests on which an edited state must differ from its base."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DebiasResult:
+    """What a run left.
+
+    Attributes:
+        folder: tables, page, model, edit, card.
+        edit: the edit at the chosen strength; ``result.edit.at(0.6)`` is another.
+        strength: the chosen strength; 0 where nothing within the budget helped.
+        ledger: item by item, before and after.
+        summary: the ledger by task and group.
+        metrics: base, edited and paired difference, with intervals.
+        curve: the strength search.
+        verdict: the same in words.
+    """
+
+    folder: Path
+    edit: Edit
+    strength: float
+    ledger: pl.DataFrame
+    summary: pl.DataFrame
+    metrics: pl.DataFrame
+    curve: pl.DataFrame
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A recipe made ready: benchmarks, and which of them steer."""
+
+    benchmarks: list[Benchmark]
+    target: Benchmark
+    metric: str
+    cost: Benchmark | None
+    target_text: str
+
+
+def debias(
+    model: Model | str | Path | None = None,
+    recipe: Recipe | None = None,
+    *,
+    out: Path | str = "runs/debias",
+    data: TrainingSource | Sequence[TrainingText] | Sequence[str] | None = None,
+    say: Say = lambda _: None,
+    **choices: Any,
+) -> DebiasResult:
+    """Debias a model within a budget and account for everything that changed.
+
+    Args:
+        model: a loaded model, or what to load; the recipe's by default.
+        recipe: all choices; by default those of the built-in run.
+        out: the run's folder; the same call goes on where an interrupted one stopped.
+        data: training data, in place of what the recipe names.
+        say: told what is being done, a sentence at a time.
+        **choices: fields of the recipe, e.g. ``benchmarks=["starter"]``, ``budget="perplexity=2%"``; instead of `recipe`.
+
+    Raises:
+        UsageError: choices that do not go together, or a folder that holds another run.
+        DataError: data that are missing or damaged, or training text that occurs in a reported test.
+        FairforgetError: the run cannot go on; what was finished is kept.
+    """
+    from fairforget.workflows.recipe import parse_recipe
+
+    recipe = recipe or parse_recipe(choices, "debias()")
+    if isinstance(model, Model):
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"ref": model.source})})
+    elif model is not None:
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"ref": str(model)})})
+    folder = RunFolder(Path(out))
+    with folder.opened(recipe_yaml(recipe)):
+        if folder.finished():
+            say(f"The run in {folder.path} is finished already; its results are read, nothing is computed again.")
+            return _read_result(folder)
+        return _run(recipe, folder, model if isinstance(model, Model) else None, data, say)
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, model: Model | None, data: TrainingSource | Sequence[TrainingText] | Sequence[str] | None, say: Say
+) -> DebiasResult:
+    plan = prepare(recipe)
+    method = method_registry().get(recipe.method.name)(**recipe.method.settings)
+    if data is None:
+        train = recipe.train
+        data = training_source(
+            train.source, stereoset_task=train.stereoset_task, columns=train.columns or None, split=train.split, config=train.config  # type: ignore[arg-type]
+        )
+    if model is None:
+        say(f"Loading {recipe.model.ref}.")
+        model = load(recipe.model.ref, **recipe.model.arguments())
+    method.check(model)
+    for benchmark in plan.benchmarks:
+        benchmark.check(model)
+    warnings = [*model.notes, *refuse_overlap(data, plan.benchmarks, model.family)]
+    for warning in warnings:
+        say(f"Note: {warning}")
+    options = {"resamples": recipe.resamples, "seed": recipe.seed}
+    assert model.base_hash  # taken now, before anything touches the weights
+
+    say("1/6 Measuring the base on the select part.")
+    select = measure(model, plan.benchmarks, "select", "base, select part")
+    folder.write_items("base", "select", select)
+    say("2/6 Fitting the edit.")
+    edit = _fitted(method, model, data, recipe, folder)
+    say("3/6 Searching the strength on the select part, within the budget.")
+    found = _search(model, edit, plan, recipe, select)
+    write_table(found.curve, folder.tables / "strength.parquet")
+    edit = edit.at(found.strength)
+    say(f"4/6 Strength {found.strength:g}. Measuring base and edited model on the test part.")
+    before = measure(model, plan.benchmarks, "test", "base, test part")
+    folder.write_items("base", "test", before)
+    after = before
+    if found.strength:
+        refuse_unchanged(model, edit, plan.target)
+        with edit.applied(model):
+            after = measure(model, plan.benchmarks, "test", "edited, test part")
+    folder.write_items("edited", "test", after)
+    say("5/6 Intervals, ledger and verdict.")
+    metrics = evaluate_all(plan.benchmarks, before, after, **options)
+    write_table(metrics, folder.tables / "metrics.parquet")
+    ledger = build_ledger(pl.concat(before), pl.concat(after))
+    balance(ledger)
+    account = summary(ledger)
+    write_table(ledger, folder.tables / "ledger.parquet")
+    write_table(account, folder.tables / "ledger-summary.parquet")
+    verdict = _verdict(plan, recipe, found, before, after)
+    verdict.write(folder.tables / "verdict.json")
+    say("6/6 Saving model, edit, card and page.")
+    edit.save(folder.edit)
+    merged(model, edit, folder.model)
+    folder.write_record(_record(recipe, plan, method, model, edit, found, before, data, warnings))
+    write_report(folder.path)
+    write_text(folder.model / "README.md", model_card(folder.path))
+    shutil.rmtree(folder.work, ignore_errors=True)
+    return DebiasResult(folder.path, edit, found.strength, ledger, account, metrics, found.curve, verdict)
+
+
+def prepare(recipe: Recipe) -> _Plan:
+    """Make the benchmarks of a recipe and find which ones are target and cost; a budget on perplexity adds that benchmark where it lacks.
+
+    Raises:
+        UsageError: unknown names, or a target that is not among the benchmarks.
+    """
+    choices = list(recipe.benchmarks)
+    if "perplexity" in recipe.budget and not any(choice.name.partition(":")[0] == "perplexity" for choice in choices):
+        own = all(choice.name.partition(":")[0] == "starter" for choice in choices)
+        choices.append(BenchmarkChoice(name="perplexity:starter" if own else "perplexity"))
+    benchmarks = resolve_choices(choices)
+    by_name = {benchmark.name: benchmark for benchmark in benchmarks}
+    steering = [benchmark for benchmark in benchmarks if benchmark.name != "perplexity" and not benchmark.report_only]
+    if recipe.target is None:
+        if not steering:
+            raise UsageError("No bias benchmark is named that could be the target: add one to --benchmarks, e.g. starter or crows-pairs.")
+        name, metric = steering[0].name, "margin"
+    else:
+        name, metric = parse_target(recipe.target)
+    if name not in by_name:
+        raise UsageError(f"The target {recipe.target} is not among the benchmarks ({', '.join(by_name)}): add {name} to --benchmarks.")
+    if by_name[name] not in steering:
+        raise UsageError(f"{name} cannot be a target: it is a measure of ability or set-level; choose a bias benchmark.")
+    return _Plan(benchmarks, by_name[name], metric, by_name.get("perplexity") if "perplexity" in recipe.budget else None, f"{name}:{metric}")
+
+
+def refuse_overlap(data: TrainingSource | Sequence[TrainingText] | Sequence[str], benchmarks: Sequence[Benchmark], family: str) -> list[str]:
+    """Refuse training text that occurs in a reported test.
+
+    Returns:
+        Warnings about training text that is near to test text.
+
+    Raises:
+        UsageError: a test text is among the training texts, whatever its case, spaces, punctuation and genders.
+    """
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    train = [row if isinstance(row, str) else row.text for row in rows]
+    warnings: list[str] = []
+    for benchmark in benchmarks:
+        texts = list(dict.fromkeys(text for item in benchmark.items(family, "test") for text in item.texts))
+        report = find_overlap(train, texts, swap_gender)
+        if report.equal:
+            raise UsageError(
+                f"{report.equal} texts of the reported part of {benchmark.name} occur in the training data (case, punctuation and gender swaps "
+                "aside): what is tested must not be trained on. Take them out of the training data, or drop this benchmark."
+            )
+        if report.near:
+            warnings.append(f"{report.near} texts of the reported part of {benchmark.name} share half or more of their 8-word runs with the training data.")
+    return warnings
+
+
+def refuse_unchanged(model: Model, edit: Edit, benchmark: Benchmark) -> None:
+    """Refuse an edited state that computes what its base computes.
+
+    Raises:
+        FairforgetError: all outputs on the probes are equal to the last bit.
+    """
+    items = benchmark.items(model.family, "select")
+    requests: list[Request] = [request for one in benchmark.requests(items, model) for request in one]
+    probes = [requests[index] for index in np.unique(np.linspace(0, len(requests) - 1, min(PROBES, len(requests))).astype(int))]
+    base = np.concatenate(Scorer(model, store=False).score(probes, "probes"))
+    with edit.applied(model):
+        edited = np.concatenate(Scorer(model, store=False).score(probes, "probes"))
+    if np.array_equal(base, edited, equal_nan=True):
+        raise FairforgetError(
+            f"The edited model gives the base's outputs to the last bit on {len(probes)} probes at strength {edit.strength:g}: the edit does nothing, "
+            "so no figure of it is reported. Train longer or with a higher learning rate."
+        )
+
+
+def _fitted(method: Any, model: Model, data: Any, recipe: Recipe, folder: RunFolder) -> Edit:
+    """The edit of this run: read where it was finished before, else fitted, going on from checkpoints."""
+    kept = folder.work / "edit"
+    if (kept / "edit.json").exists():
+        return WeightEdit.load(kept)
+    edit: Edit = method.fit(model, data, seed=recipe.seed, folder=folder.work / "training")
+    edit.save(kept)
+    return edit
+
+
+def _search(model: Model, edit: Edit, plan: _Plan, recipe: Recipe, select: Sequence[pl.DataFrame]) -> StrengthSearch:
+    at_base = dict(zip((benchmark.name for benchmark in plan.benchmarks), select, strict=True))
+    held: dict[tuple[float, str], pl.DataFrame] = {}
+
+    def table(strength: float, kind: str) -> pl.DataFrame:
+        benchmark = plan.cost if kind == "perplexity" and plan.cost is not None else plan.target
+        if strength == 0:
+            return at_base[benchmark.name]
+        key = (strength, benchmark.name)
+        if key not in held:
+            with edit.at(strength).applied(model):
+                held[key] = measure(model, [benchmark], "select", f"strength {strength:g}: {benchmark.name}")[0]
+        return held[key]
+
+    budget = recipe.budget.get("perplexity")
+    return search_strength(table, plan.metric, budget, recipe.search, resamples=recipe.resamples, seed=recipe.seed)
+
+
+def _verdict(plan: _Plan, recipe: Recipe, found: StrengthSearch, before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]) -> Verdict:
+    place = plan.benchmarks.index(plan.target)
+    options = {"resamples": recipe.resamples, "seed": recipe.seed}
+    base, edited = before[place], after[place]
+    ratio = None
+    if plan.cost is not None:
+        cost = plan.benchmarks.index(plan.cost)
+        ratio = perplexity_ratio(before[cost], after[cost], **options)
+    evidence = Evidence(
+        target=plan.target_text,
+        before=target_value(base, plan.metric),
+        after=target_value(edited, plan.metric),
+        change=target_change(base, edited, plan.metric),
+        ratio=ratio,
+        budget_percent=recipe.budget.get("perplexity"),
+        strength=found.strength,
+        search_reason=found.reason,
+        unit="nats" if plan.metric == "margin" else "%",
+    )
+    return debias_verdict(evidence, [benchmark.caution for benchmark in plan.benchmarks])
+
+
+def _record(
+    recipe: Recipe, plan: _Plan, method: Any, model: Model, edit: Edit, found: StrengthSearch, before: Sequence[pl.DataFrame],
+    data: Any, warnings: list[str],
+) -> dict[str, Any]:
+    provenance: Mapping[str, Any] = edit.record.provenance
+    trained_on = [entry["name"] for entry in data.provenance.get("datasets", [])] if isinstance(data, TrainingSource) else []
+    datasets = [*(name for benchmark in plan.benchmarks for name in benchmark.datasets), *trained_on]
+    return {
+        "kind": "debias",
+        "model": model_facts(model),
+        "method": {"name": method.name, "settings": method.settings.model_dump(mode="json"), "summary": method.summary, "source": method.source},
+        "training": {"source": recipe.train.source, **provenance.get("training", {}), "data": provenance.get("training_data", {})},
+        "target": plan.target_text,
+        "budget": {"metric": "perplexity", "percent": recipe.budget["perplexity"]} if "perplexity" in recipe.budget else None,
+        "strength": found.strength,
+        "limit": found.limit,
+        "part": "test",
+        "edit_hash": edit.content_hash,
+        "benchmarks": benchmark_facts(plan.benchmarks, before),
+        "datasets": dataset_facts(datasets),
+        "seed": recipe.seed,
+        "warnings": warnings,
+    }
+
+
+def _read_result(folder: RunFolder) -> DebiasResult:
+    """The result of a finished run, from its folder alone."""
+    words = read_json(folder.tables / "verdict.json")
+    edit = WeightEdit.load(folder.edit)
+    strength = float(read_json(folder.record)["strength"])
+    verdict = Verdict(words["headline"], words["kind"], tuple(words["sentences"]), tuple(words["limits"]))
+    tables = {name: read_table(folder.tables / f"{name}.parquet") for name in ("ledger", "ledger-summary", "metrics", "strength")}
+    return DebiasResult(
+        folder.path, edit.at(strength), strength, tables["ledger"], tables["ledger-summary"], tables["metrics"], tables["strength"], verdict
+    )

@@ -1,0 +1,265 @@
+"""A run as one file: every choice of a debiasing run in a checked, hashable form, from YAML, options and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fairforget.errors import UsageError, nearest_names
+from fairforget.settings import Settings, explain_validation
+
+
+class ModelChoice(Settings):
+    """Which model, and how it is loaded."""
+
+    ref: str = "smollm2-135m"
+    """Hub id, folder, .gguf file, adapter folder, or the name of a built-in model."""
+    revision: str | None = None
+    """Hub revision."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps or a torch device."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16; scores are meant for float32."""
+    prefix: str = "auto"
+    """Token before the first one of a causal sequence: auto, bos, eos, none or an id."""
+    load_in_4bit: bool = False
+    """Quantise on load (bitsandbytes, CUDA); LoRA only."""
+    device_map: str | None = None
+    """Handed to transformers, for models larger than one device."""
+    trust_remote_code: bool = False
+    """Run code from the hub repository."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``fairforget.models.load``."""
+        return self.model_dump(exclude={"ref"})
+
+
+class MethodChoice(BaseModel):
+    """A method by name, with its settings beside the name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "task-vector"
+    """Name in ``fairforget list methods``."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that were given; the method checks them."""
+        return dict(self.model_extra or {})
+
+
+class TrainChoice(Settings):
+    """What the method is trained on."""
+
+    source: str = "starter"
+    """starter, stereoset, edos, civil-comments, a file, or datasets:owner/name."""
+    stereoset_task: str = "intersentence"
+    """intersentence, intrasentence or both."""
+    columns: dict[str, str] = {}
+    """For a file of one's own: role (text, group, cluster) to column."""
+    split: str = "train"
+    """Split of a `datasets` id."""
+    config: str | None = None
+    """Configuration of a `datasets` id."""
+
+
+class Search(Settings):
+    """The search for the strength, on the `select` part."""
+
+    max_strength: float = Field(1.0, gt=0)
+    """Largest strength tried; 1 is the change as found."""
+    bisections: int = Field(5, ge=0, le=20)
+    """Halvings of the interval in the search for the largest strength within the budget."""
+    points: int = Field(5, ge=2, le=50)
+    """Even strengths from 0 to that one at which the target is measured."""
+
+
+class BenchmarkChoice(Settings):
+    """A benchmark by name and preset, with settings of its own."""
+
+    name: str
+    """Name or name:preset."""
+    settings: dict[str, Any] = {}
+    """Settings that override those of the preset."""
+
+
+class Recipe(Settings):
+    """All choices of a debiasing run."""
+
+    model: ModelChoice = ModelChoice()
+    """The base model."""
+    method: MethodChoice = MethodChoice()
+    """The method and its settings."""
+    train: TrainChoice = TrainChoice()
+    """The training data."""
+    benchmarks: tuple[BenchmarkChoice, ...] = (BenchmarkChoice(name="starter"), BenchmarkChoice(name="perplexity:starter"))
+    """What is measured."""
+    target: str | None = None
+    """BENCHMARK:METRIC that the search brings toward neutral; the margin of the first bias benchmark by default."""
+    budget: dict[str, float] = {"perplexity": 2.0}
+    """What may be paid on `select`, in per cent of the base's perplexity."""
+    search: Search = Search()
+    """How the strength is searched."""
+    seed: int = Field(0, ge=0)
+    """Seed of training and resampling."""
+    resamples: int = Field(10_000, ge=200)
+    """Bootstrap resamples of every interval."""
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _names_do(cls, value: Any) -> Any:
+        """Plain names, a comma-separated text, and name: settings pairs are benchmarks too."""
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, Sequence):
+            return tuple({"name": entry} if isinstance(entry, str) else entry for entry in value)  # type: ignore[union-attr]
+        return value
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _ref_does(cls, value: Any) -> Any:
+        return {"ref": value} if isinstance(value, str) else value
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_name_does(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _source_does(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _percent(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = dict(part.split("=", 1) for part in value.split(",") if "=" in part)
+        if isinstance(value, Mapping):
+            return {str(key): _percentage(entry) for key, entry in value.items()}  # type: ignore[union-attr]
+        return value
+
+    @model_validator(mode="after")
+    def _known_budget(self) -> Recipe:
+        for name, percent in self.budget.items():
+            if name != "perplexity":
+                raise ValueError(f"a budget is written perplexity=2%, and '{name}' is not a thing that can be budgeted")
+            if percent < 0:
+                raise ValueError("the budget must not be negative")
+        if not self.benchmarks:
+            raise ValueError("at least one benchmark is needed")
+        return self
+
+
+def _percentage(value: Any) -> Any:
+    return value.strip().removesuffix("%").strip() if isinstance(value, str) else value
+
+
+def parse_recipe(values: Mapping[str, Any], where: str = "recipe", lines: Mapping[tuple[str, ...], int] | None = None) -> Recipe:
+    """Check values against the recipe's and the method's settings.
+
+    Args:
+        values: nested values.
+        where: file or option that they were written in, for messages.
+        lines: line of each field in the file.
+
+    Raises:
+        UsageError: a field that there is not, or a wrong value; with field, line and what is allowed.
+    """
+    from fairforget.methods import method_registry
+
+    try:
+        recipe = Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise explain_validation(error, Recipe, _place(where, lines, error)) from error
+    method = method_registry().get(recipe.method.name)
+    try:
+        full = method.settings_class.model_validate(recipe.method.settings)
+    except ValidationError as error:
+        raise explain_validation(error, method.settings_class, f"{_place(where, lines, error, ('method',))}, method {recipe.method.name}") from error
+    return recipe.model_copy(update={"method": MethodChoice(name=recipe.method.name, **full.model_dump(mode="json"))})
+
+
+def _place(where: str, lines: Mapping[tuple[str, ...], int] | None, error: ValidationError, above: tuple[str, ...] = ()) -> str:
+    path = (*above, *(str(part) for part in error.errors()[0]["loc"]))
+    while lines and path:
+        if path in lines:
+            return f"{where}, line {lines[path]}"
+        path = path[:-1]
+    return where
+
+
+def read_recipe(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """Values of a YAML recipe and the line of every field.
+
+    Raises:
+        UsageError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: this is not YAML ({getattr(error, 'problem', error)}).") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"The recipe {path} must be a mapping of fields ({', '.join(Recipe.model_fields)}).")
+    lines: dict[tuple[str, ...], int] = {}
+
+    def walk(part: Any, above: tuple[str, ...]) -> None:
+        if isinstance(part, yaml.MappingNode):
+            for key, value in part.value:
+                here = (*above, str(key.value))
+                lines[here] = key.start_mark.line + 1
+                walk(value, here)
+        elif isinstance(part, yaml.SequenceNode):
+            for index, value in enumerate(part.value):
+                lines[(*above, str(index))] = value.start_mark.line + 1
+                walk(value, (*above, str(index)))
+
+    walk(node, ())
+    return values, lines
+
+
+def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Put ``a.b=value`` settings into nested values; the value is read as YAML (numbers may be written 2e-4).
+
+    Raises:
+        UsageError: a setting without ``=``, or into something that is not a mapping.
+    """
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--set {setting}: write it as field=value, e.g. --set method.learning_rate=2e-4.")
+        *above, last = path.strip().split(".")
+        if above and above[0] not in Recipe.model_fields:
+            raise UsageError(f"--set {setting}: there is no field '{above[0]}'; {nearest_names(above[0], Recipe.model_fields)}")
+        place = values
+        for part in above:
+            inner = place.setdefault(part, {})
+            if isinstance(inner, str) and place is values:
+                inner = place[part] = {{"model": "ref", "method": "name", "train": "source"}.get(part, "name"): inner}
+            if not isinstance(inner, dict):
+                raise UsageError(f"--set {setting}: '{part}' has no fields to set.")
+            place = inner
+        place[last] = _scalar(text)
+    return values
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return float(text) if "e" in text.lower() and text.strip()[0] in "+-.0123456789" else yaml.safe_load(text)
+    except (ValueError, IndexError, yaml.YAMLError):
+        return text
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The full resolved recipe as YAML that :func:`read_recipe` reads back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,92 @@
+"""What a method may be trained on."""
+
+import pytest
+
+from fairforget.data.crows_pairs import load_crows_pairs
+from fairforget.data.overlap import find_overlap
+from fairforget.data.stereoset import load_stereoset
+from fairforget.data.training import training_source, training_source_names
+from fairforget.errors import DataError, UsageError
+
+
+def test_stereoset_stereotypes_are_of_the_train_part_after_their_context(data_folder):
+    source = training_source("stereoset")
+    examples = [example for example in load_stereoset() if example.part == "train" and example.task == "intersentence"]
+    assert [text.text for text in source.texts] == [f"{example.context} {example.stereotype.text}" for example in examples]
+    assert [text.groups for text in source.texts] == [(example.bias_type,) for example in examples]
+    assert len(source.texts) == source.provenance["texts"] == 821
+    assert source.provenance["datasets"][0]["licence"] == "CC-BY-SA-4.0"
+    assert {text.cluster for text in source.texts}.isdisjoint({example.target for example in load_stereoset() if example.part != "train"})
+
+
+def test_stereoset_tasks(data_folder):
+    sizes = {task: len(training_source("stereoset", stereoset_task=task).texts) for task in ("intrasentence", "intersentence", "both")}
+    assert sizes == {"intrasentence": 823, "intersentence": 821, "both": 1644}
+    assert all("BLANK" not in text.text for text in training_source("stereoset", stereoset_task="intrasentence").texts)
+    with pytest.raises(UsageError, match="did you mean intrasentence"):
+        training_source("stereoset", stereoset_task="intra-sentence")
+
+
+def test_no_reported_text_is_in_the_built_in_training_texts(data_folder):
+    test = [text for pair in load_crows_pairs() for text in (pair.sent_more, pair.sent_less)]
+    for example in load_stereoset():
+        if example.part == "test":
+            for sentence in (example.stereotype, example.anti_stereotype, example.unrelated):
+                test += [sentence.text if example.task == "intrasentence" else f"{example.context} {sentence.text}"]
+    for name in ("stereoset", "edos", "civil-comments"):
+        report = find_overlap([text.text for text in training_source(name).texts], test)
+        assert (report.equal, report.near) == (0, 0)
+
+
+@pytest.mark.parametrize(("name", "texts"), [("edos", 3398), ("civil-comments", 7454)])
+def test_posts(data_folder, name, texts):
+    source = training_source(name)
+    assert len(source.texts) == len({text.cluster for text in source.texts}) == texts
+    assert source.provenance["datasets"][0]["name"] == name
+    assert source.provenance["datasets"][0]["content_warning"]
+
+
+def test_the_starter_set_needs_no_files(monkeypatch):
+    monkeypatch.delenv("FAIRFORGET_DATA", raising=False)
+    source = training_source("starter")
+    assert len(source.texts) > 100
+    assert all(text.text and text.groups and text.cluster for text in source.texts)
+    assert source.provenance["datasets"][0]["sha256"] == source.provenance["sha256"]
+
+
+def test_a_file_of_the_user(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("post,about,story\nfirst text,north,a\nsecond text,,a\n")
+    source = training_source(path, columns={"text": "post", "group": "about", "cluster": "story"})
+    assert [(text.text, text.groups, text.cluster) for text in source.texts] == [("first text", ("north",), "a"), ("second text", (), "a")]
+    assert len(source.provenance["options"]["file_sha256"]) == 64
+    alone = training_source(str(path), columns={"text": "post"})
+    assert [text.cluster for text in alone.texts] == ["row 1", "row 2"]
+    assert alone.provenance["sha256"] == source.provenance["sha256"]
+
+
+def test_several_groups_at_once(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"text": "x", "about": ["north", "old"]}\n{"text": "y", "about": []}\n')
+    assert [text.groups for text in training_source(path, columns={"text": "text", "group": "about"}).texts] == [("north", "old"), ()]
+
+
+def test_what_is_wrong_is_said(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"text": ["x", "y"]}\n')
+    with pytest.raises(UsageError, match="no training source or file named 'stereose': did you mean stereoset"):
+        training_source("stereose")
+    with pytest.raises(DataError, match=r"There is no file data/posts\.csv to train on; an id of the datasets library is written"):
+        training_source("data/posts.csv")
+    with pytest.raises(UsageError, match="has fixed columns"):
+        training_source("edos", columns={"text": "post"})
+    with pytest.raises(UsageError, match="no role of a training column named 'texts': did you mean text"):
+        training_source(tmp_path / "mine.jsonl", columns={"texts": "text"})
+    with pytest.raises(UsageError, match="names no column for 'text'"):
+        training_source(tmp_path / "mine.jsonl", columns={"group": "text"})
+    with pytest.raises(DataError, match=r"mine\.jsonl row 1: text and cluster have one value each"):
+        training_source(tmp_path / "mine.jsonl")
+
+
+def test_names_are_those_that_load(data_folder):
+    for name in training_source_names():
+        assert training_source(name).name == name
