@@ -285,7 +285,7 @@ def _record(kind: str) -> dict:
         },
         **(edits if kind == "debias" else {"method": None, "training": None, "target": None, "budget": None, "strength": None}),
         "benchmarks": [
-            {"name": "starter", "protocol": "sum", "settings": {}, "datasets": ["starter"]},
+            {"name": "starter", "protocol": "sum", "settings": {}, "caution": "starter set: for a first look", "datasets": ["starter"]},
             {"name": "perplexity", "protocol": "token", "settings": {"context": 512}, "datasets": ["wikitext2"]},
         ],
         "datasets": [
@@ -304,6 +304,7 @@ def _record(kind: str) -> dict:
                 "sha256": {"wiki.valid.raw": "cd" * 32, "wiki.test.raw": "ef" * 32},
             },
         ],
+        **({"runs": ["runs/one", "runs/two"], "other_model": {"name": "other", "source": "./other"}} if kind == "compare" else {}),
         "seed": 0,
         "versions": {"fairforget": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         "git": {"commit": "0123abc", "dirty": False},

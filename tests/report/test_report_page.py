@@ -11,7 +11,7 @@ import pytest
 from synthetic_run import HEADLINE, LIMITS, SENTENCES, write_synthetic_run
 
 from fairforget.errors import DataError, FairforgetError
-from fairforget.report import write_report
+from fairforget.report import model_card, write_report
 from fairforget.report.page import CHART_ROWS, PAGE_CHARTS
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -258,3 +258,21 @@ def test_the_page_needs_no_torch(tmp_path):
         "assert not {'torch', 'transformers', 'altair', 'pandas'} & set(sys.modules), 'a page without charts needs none of these'"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+
+
+def test_a_comparison_names_its_runs(pages):
+    visible = pages["compare"].visible
+    assert "Comparison of one and two" in visible and "two − one, paired" in visible and "(other)" in visible
+
+
+def test_the_caution_of_a_benchmark_stands_by_its_figures(pages):
+    assert pages["debias"].visible.count("starter set: for a first look") >= 3
+
+
+def test_no_edit_within_the_budget_is_said(debias):
+    record = json.loads((debias / "run.json").read_text(encoding="utf-8"))
+    (debias / "run.json").write_text(json.dumps(record | {"strength": 0.0}), encoding="utf-8")
+    rewrite(debias / "tables" / "strength.parquet", chosen=pl.col("strength") == 0)
+    visible = Page(write_report(debias).read_text(encoding="utf-8")).visible
+    assert "It took none : the model is left as it was." in visible
+    assert "left as it was by fairforget" in model_card(debias)

@@ -25,7 +25,8 @@ INJECT = """
 (() => { const script = document.createElement('script'); script.textContent = 'window.injected = 1'; document.body.append(script); })()
 """
 COLOURS = """
-[document.body, document.querySelector('[data-chart] svg .role-axis-label text'), document.querySelector('[data-chart] svg .mark-symbol path')]
+[document.body, document.querySelector('[data-chart] svg .role-axis-label text'),
+ document.querySelector('[data-chart] svg .mark-symbol path')]
 .map((element, place) => getComputedStyle(element)[place ? 'fill' : 'backgroundColor'])
 """
 

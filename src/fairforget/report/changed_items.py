@@ -20,7 +20,7 @@ PAGE_ITEMS = 600
 TEXT_LIMIT = 600
 """Characters of a text that are shown."""
 
-_UNCHANGED = ("kept", "never")
+_UNCHANGED = ("kept", "never", "skipped")
 _KEYS = ["benchmark", "task", "item"]
 
 Segment = tuple[str, bool]

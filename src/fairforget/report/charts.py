@@ -35,7 +35,9 @@ def javascript_bundle() -> str:
 
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     known: list[str] = vl_convert.get_vegalite_versions()
-    bundle: str = vl_convert.javascript_bundle(snippet=None, vl_version=version if version in known else known[-1])
+    bundle: str = vl_convert.javascript_bundle(
+        snippet="window.vegaEmbed = vegaEmbed;", vl_version=version if version in known else known[-1]
+    )
     # the HTML parser reads CR as LF and ends a script at its end tag, whatever JavaScript thinks of either
     return bundle.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
 
@@ -151,7 +153,7 @@ def cost_chart(rows: Sequence[dict[str, Any]], budget_percent: float | None, cho
 
 
 def target_chart(rows: Sequence[dict[str, Any]], chosen: float | None, unit: str) -> dict[str, Any] | None:
-    """The target with one standard error against strength, and the mean signed margin, whose crossing of zero is a reversal.
+    """The target with one standard error against strength, and the signed mean, whose crossing of zero is a reversal.
 
     Args:
         rows: rows of ``strength.parquet``.
@@ -170,11 +172,11 @@ def target_chart(rows: Sequence[dict[str, Any]], chosen: float | None, unit: str
         low, high = (row["target"] - error, row["target"] + error) if error is not None else (None, None)
         values.append({"strength": row["strength"], "curve": "target ± 1 standard error", "value": row["target"], "low": low, "high": high})
     signed = [
-        {"strength": row["strength"], "curve": "mean signed margin", "value": row["signed_mean"], "low": None, "high": None}
+        {"strength": row["strength"], "curve": "signed mean", "value": row["signed_mean"], "low": None, "high": None}
         for row in measured
         if is_number(row.get("signed_mean"))
     ]
-    curves = ["target ± 1 standard error", *(["mean signed margin"] if signed else [])]
+    curves = ["target ± 1 standard error", *(["signed mean"] if signed else [])]
     chart = alt.Chart(alt.InlineData(values=values + signed)).encode(
         x=_strength_axis(rows), tooltip=[alt.Tooltip("strength:Q"), alt.Tooltip("curve:N"), alt.Tooltip("value:Q", format=".4f")]
     )

@@ -90,8 +90,13 @@ def render_page(run: RunFolder) -> str:
 
 
 def state_names(record: RunRecord) -> dict[str, str]:
-    """What the page calls the states of a run of this kind; the run may name them itself."""
-    return {**_STATE_NAMES[record.kind], **record.states}
+    """What the page calls the states of a run: before and after, or the names of two runs that were compared."""
+    names = _STATE_NAMES[record.kind]
+    if len(record.runs) != 2:
+        return names
+    short = [Path(name).name for name in record.runs]
+    first, second = short if short[0] != short[1] else record.runs
+    return {"base": first, "edited": second, "difference": f"{second} − {first}, paired"}
 
 
 class Figures:
@@ -197,7 +202,7 @@ def _tiles(record: RunRecord, overall: Sequence[Comparison]) -> list[dict[str, s
         tiles.append(
             {
                 "role": "strength",
-                "value": f"{record.strength:.3g}",
+                "value": f"{record.strength:.3g}" if record.strength else "none",
                 "name": "0 is the base, 1 the change as found",
                 "detail": budget,
                 "reading": "",
@@ -272,7 +277,7 @@ def _strength_section(run: RunFolder, overall: Sequence[Comparison], figures: Fi
         figures.add(charts.cost_chart(rows, percent, chosen), f"{cost} The table below holds every figure."),
         figures.add(
             charts.target_chart(rows, chosen, unit),
-            f"Chart of the bias target {record.target or ''} against strength, with one standard error and the mean signed margin."
+            f"Chart of the bias target {record.target or ''} against strength, with one standard error and the signed mean."
             " The table below holds every figure.",
         ),
     ]

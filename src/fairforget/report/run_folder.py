@@ -34,11 +34,13 @@ class ModelRecord(_Record):
     hub_id: str | None = None
     """Hub id of the same weights where `source` is a local folder or a built-in name."""
     license: str | None = None
+    revision: str | None = None
     family: Literal["causal", "masked"] = "causal"
     base_hash: str | None = None
     parameters: int | None = None
     dtype: str | None = None
     device: str | None = None
+    attention: str | None = None
     prefix: str | None = None
 
 
@@ -48,6 +50,7 @@ class MethodRecord(_Record):
     name: str
     settings: dict[str, Any] = {}
     summary: str = ""
+    source: str = ""
 
 
 class BudgetRecord(_Record):
@@ -64,6 +67,9 @@ class BenchmarkRecord(_Record):
     protocol: str | None = None
     settings: dict[str, Any] = {}
     datasets: list[str] = []
+    description: str = ""
+    caution: str = ""
+    """Words that must stand wherever a figure of this benchmark is printed."""
 
 
 class DatasetRecord(_Record):
@@ -102,8 +108,11 @@ class RunRecord(_Record):
     strength: float | None = None
     benchmarks: list[BenchmarkRecord] = []
     datasets: list[DatasetRecord] = []
-    states: dict[str, str] = {}
-    """What to call the states "base" and "edited" on the page; for `compare`, the names of the two runs."""
+    runs: list[str] = []
+    """The two folders of a comparison."""
+    other_model: ModelRecord | None = None
+    """The model of the second run of a comparison."""
+    edit_hash: str | None = None
     seed: int | None = None
     versions: dict[str, str] = {}
     git: dict[str, Any] | None = None
@@ -111,6 +120,11 @@ class RunRecord(_Record):
     started: str | None = None
     seconds: float | None = None
     warnings: list[str] = []
+
+    @property
+    def cautions(self) -> dict[str, str]:
+        """Cautions by benchmark."""
+        return {benchmark.name: benchmark.caution for benchmark in self.benchmarks if benchmark.caution}
 
 
 class Verdict(_Record):
