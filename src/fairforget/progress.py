@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ class _LineProgress:
 
 
 @contextlib.contextmanager
-def display(quiet: bool = False) -> Iterator[None]:
+def display(quiet: bool = False) -> Generator[None]:
     """Draw progress while the block runs: bars on a terminal, lines elsewhere, nothing when `quiet`."""
     if quiet:
         yield
@@ -76,7 +76,7 @@ def display(quiet: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def task(description: str, total: float) -> Iterator[Advance]:
+def task(description: str, total: float) -> Generator[Advance]:
     """Show one task; the yielded function advances it by a number of units of `total`."""
     active = _active.get()
     if active is None:

@@ -33,7 +33,8 @@ TEXTS = [
 
 def make_items(texts: list[tuple[str, str]]) -> list[Item]:
     return [
-        Item(str(number), "crows-pairs", "bias", "test", f"cluster {number}", "domain", ("domain",), pair) for number, pair in enumerate(texts)
+        Item(str(number), "crows-pairs", "bias", "test", f"cluster {number}", "domain", ("domain",), pair)
+        for number, pair in enumerate(texts)
     ]
 
 

@@ -22,7 +22,9 @@ from fairforget.scoring import Scorer
 from fairforget.tables import item_table
 
 LLAMA, BERT = tiny_model("llama"), tiny_model("bert")
-ARTICLES = ["the man and the woman were at home by the river " * 3, "a dog was good and the sun was red", "she said that he works in the city"]
+ARTICLES = [
+    "the man and the woman were at home by the river " * 3, "a dog was good and the sun was red", "she said that he works in the city",
+]
 
 
 def make_items(texts: list[str] = ARTICLES) -> list[Item]:

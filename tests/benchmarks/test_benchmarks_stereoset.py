@@ -42,17 +42,18 @@ def value(rows: pl.DataFrame, metric: str, task: str, group: str = "all") -> flo
 def test_official_predictions_give_the_published_figures(model: str, data_folder: Path):
     predictions, official = load_predictions(model), load_official_results()[PREDICTION_FILES[model]]
     examples = load_stereoset()
-    rows = [
-        {"task": f"stereoset-{example.task}", "item": example.id, "cluster": example.target, "stratum": example.stratum, "groups": [example.bias_type]}
-        | compare([predictions[example.task][text.id] for text in (example.stereotype, example.anti_stereotype, example.unrelated)], tie=0.0)
-        for example in examples
-    ]
+    rows = []
+    for example in examples:
+        texts = (example.stereotype, example.anti_stereotype, example.unrelated)
+        row = {"task": f"stereoset-{example.task}", "item": example.id, "cluster": example.target, "stratum": example.stratum}
+        rows.append(row | {"groups": [example.bias_type]} | compare([predictions[example.task][text.id] for text in texts], tie=0.0))
     found = metric_rows(rows)
     checked = 0
     for task, domains in official.items():
         for domain, figures in domains.items():
             for printed, metric in FIGURES.items():
-                ours = value(found, metric, "stereoset" if task == "overall" else f"stereoset-{task}", "all" if domain == "overall" else domain)
+                our_task, group = {"overall": "stereoset"}.get(task, f"stereoset-{task}"), {"overall": "all"}.get(domain, domain)
+                ours = value(found, metric, our_task, group)
                 assert ours == pytest.approx(figures[printed], abs=1e-10), (task, domain, printed)
                 checked += 1
     assert checked == 33
@@ -62,7 +63,8 @@ def test_official_predictions_give_the_published_figures(model: str, data_folder
 def test_macro_average_over_terms():
     # Spec test 23: term X 1 item (stereo > anti, both related win), term Y 3 items (no stereo, 3 of 6 related win).
     def row(item: str, cluster: str, figures: list[float]) -> dict:
-        return {"task": "stereoset-intrasentence", "item": item, "cluster": cluster, "stratum": "gender", "groups": ["gender"]} | compare(figures)
+        columns = {"task": "stereoset-intrasentence", "item": item, "cluster": cluster, "stratum": "gender", "groups": ["gender"]}
+        return columns | compare(figures)
 
     rows = [row("x", "X", [3, 2, 1]), row("y1", "Y", [1, 2, 0]), row("y2", "Y", [1, 2, 1.5]), row("y3", "Y", [0, 1, 2])]
     found = metric_rows(rows)
@@ -136,10 +138,11 @@ def test_masked_scores_equal_the_reference():
 
 def test_byte_level_fill_keeps_the_leading_space():
     inner = ByteLevelBPETokenizer()
-    inner.train_from_iterator([" ".join(INTRA.texts)] * 5, vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<mask>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner._tokenizer, cls_token="<s>", bos_token="<s>", sep_token="</s>", eos_token="</s>", pad_token="<pad>", mask_token="<mask>"
+    ends = {"cls_token": "<s>", "bos_token": "<s>", "sep_token": "</s>", "eos_token": "</s>"}
+    inner.train_from_iterator(
+        [" ".join(INTRA.texts)] * 5, vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<mask>"], show_progress=False
     )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner._tokenizer, pad_token="<pad>", mask_token="<mask>", **ends)
     model = Model(tiny_network("roberta", len(tokenizer)), tokenizer, family="masked", name="bytes", source="bytes")
     requests = resolve("stereoset").plan(INTRA, model).requests
     whole = tokenizer.convert_ids_to_tokens([requests[0][place].targets[0] for place in range(len(requests[0]))])

@@ -23,6 +23,7 @@ def plain(text):
         (-0.04, "%", True, "0.0 pp"),
         (0.1234, "nats", True, "+0.123 nats"),
         (24567.891, "ppl", False, "24 567.89 ppl"),
+        (1.54575e11, "ppl", False, "1.546e+11 ppl"),
         (1.0111, "ratio", False, "×1.011"),
         (0.25, "ratio", True, "+0.250"),
         (12.34567, "minutes", False, "12.35 minutes"),
@@ -66,6 +67,7 @@ def compared(before, after, low, high, better="neutral", neutral=50.0):
         (compared(60, 35, -30, -20), "reversed: further from neutral, on the other side"),
         (compared(60, 59, -3, 1), "no difference shown"),
         (compared(60, 55, None, None), "no interval, so no claim"),
+        (compared(60, 60, None, None), "no change"),
         (compared(80, 70, -12, -8, "higher", None), "lower (worse)"),
         (compared(80, 90, 8, 12, "higher", None), "higher (better)"),
         (compared(20, 22, 1, 3, "lower", None), "higher (worse)"),
@@ -178,3 +180,21 @@ def test_what_counts_as_a_change():
 
 def test_an_empty_ledger_lists_nothing():
     assert changed_items(ledger([], []).with_columns(pl.col("transition").cast(pl.String)), []) == []
+
+
+def test_rows_of_a_pooled_task_meet_whatever_the_order_of_their_protocols():
+    states = [
+        metric_row(state, 1.0, protocol=protocol) for state, protocol in (("base", "a; b"), ("edited", "a; b"), ("difference", "b; a"))
+    ]
+    (row,) = comparisons(pl.DataFrame(states))
+    assert row.protocol == "a; b" and len(row.measurements) == 3
+
+
+def test_a_caution_is_left_to_the_page():
+    (row,) = comparisons(pl.DataFrame([metric_row("base", 1.0, note="careful; too few clusters (2)")]), ["careful"])
+    assert row.notes == ["too few clusters (2)"]
+
+
+def test_tasks_are_named_once():
+    rows = comparisons(pl.DataFrame([metric_row("base", 1.0, task=task) for task in ("perplexity", "perplexity-wikitext2", "other")]))
+    assert [row.task_name for row in rows] == ["perplexity", "perplexity · wikitext2", "perplexity · other"]

@@ -143,7 +143,8 @@ def test_an_interrupted_scoring_goes_on_and_ends_in_the_same_bits(own_cache: obj
 
 
 def test_running_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = [ContinuationRequest((5,), (6, 7, number)) for number in range(20, 60)] + [ContinuationRequest((5,), (number, 6, 7)) for number in range(20, 60)]
+    texts = [(6, 7, number) for number in range(20, 60)] + [(number, 6, 7) for number in range(20, 60)]
+    requests = [ContinuationRequest((5,), text) for text in texts]
     expected = Scorer(LLAMA, store=False).score(requests)
     hidden = Model.hidden
 

@@ -13,11 +13,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan
+from fairforget.benchmarks._components import pair
+from fairforget.benchmarks._evaluate import METRIC_SCHEMA, evaluate
+from fairforget.benchmarks._targets import TargetValue, metric_interval, parse_target, perplexity_ratio, target_change, target_value
 from fairforget.errors import UsageError, nearest_names
 from fairforget.registry import Registry
 from fairforget.settings import explain_validation
 
-__all__ = ["Benchmark", "Item", "MetricDefinition", "Plan", "registry", "resolve", "resolve_all"]
+__all__ = [
+    "METRIC_SCHEMA", "Benchmark", "Item", "MetricDefinition", "Plan", "TargetValue", "evaluate", "metric_interval", "pair", "parse_target",
+    "perplexity_ratio", "registry", "resolve", "resolve_all", "target_change", "target_value",
+]
 
 registry: Registry[Benchmark] = Registry("benchmark", "fairforget.benchmarks", Benchmark, "fairforget.benchmarks")  # type: ignore[type-abstract]
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from transformers import set_seed
 
+from fairforget.data.starter import load_starter
 from fairforget.data.training import TrainingSource, TrainingText
 from fairforget.edits import Edit, EditRecord, copy_parameters, difference, from_lora, restore_parameters
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
 from fairforget.models.model import Model
-from fairforget.objectives import CrossEntropy
+from fairforget.objectives import CrossEntropy, KLToBase
 from fairforget.settings import Settings
-from fairforget.training import Monitor, StreamDataset, TextStream, train
+from fairforget.objectives.drift import Reference
+from fairforget.training import Monitor, Objective, StreamDataset, TextStream, train
 
 
 class TaskVectorSettings(Settings):
@@ -54,6 +57,9 @@ class TaskVectorSettings(Settings):
     """Tokens kept of a text."""
     masking_rate: float = Field(0.15, gt=0, le=1)
     """Masked models: share of tokens predicted at each visit (Devlin et al. 2019), at least one."""
+    drift_limit: float = Field(1.0, ge=0)
+    """Weight of the divergence from the base on neutral text, KL(base || tuned). What the fine-tuning does not learn is not subtracted
+    either, so that the negation costs less; 0 is the papers' plain fine-tuning."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native. Scoring stays in float32 all the same."""
 
@@ -92,12 +98,20 @@ class TaskVector(Method):
         stream = TextStream(model, texts_of(data), max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed)
         steps = settings.steps or max(1, round(settings.epochs * len(stream) / settings.batch_size))
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
-        dataset = StreamDataset({"forget": stream}, visits=-(-steps * settings.batch_size // len(stream)))
+        streams = {"forget": stream}
+        if settings.drift_limit:
+            streams["retain"] = TextStream(
+                model, neutral_texts(seed), max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed + 1
+            )
+        dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // len(stream)))
 
-        def run(place: Path) -> dict[str, Any]:
+        def run(place: Path, reference: Reference) -> dict[str, Any]:
+            objectives: list[Objective] = [CrossEntropy(stream="forget")]
+            if settings.drift_limit:
+                objectives.append(KLToBase(reference, settings.drift_limit))
             return train(
                 model,
-                [CrossEntropy(stream="forget")],
+                objectives,
                 dataset,
                 steps=steps,
                 batch_size=settings.batch_size // settings.accumulation,
@@ -131,7 +145,7 @@ class TaskVector(Method):
             )
             wrapped = get_peft_model(model.hf, config)  # type: ignore[arg-type]
             try:
-                outcome = run(place)
+                outcome = run(place, wrapped.disable_adapter)
                 edit = from_lora(wrapped, record=record, sign=-1.0)
             finally:
                 model.hf.zero_grad(set_to_none=True)
@@ -148,7 +162,7 @@ class TaskVector(Method):
                 parameter.requires_grad_(parameter.is_floating_point())
             before = copy_parameters(model.hf)
             try:
-                outcome = run(place)
+                outcome = run(place, lambda: _swapped(model.hf, before))
                 edit = difference(model, before, model.hf, record=record, sign=-1.0)
             finally:
                 model.hf.zero_grad(set_to_none=True)
@@ -181,8 +195,36 @@ def lora_targets(model: Model, targets: str | list[str]) -> list[str] | str:
     return list(targets)
 
 
+NEUTRAL_SENTENCES = 4
+"""Neutral sentences in a row, so that drift is limited after a stretch of context too and not at the start of a text alone."""
+
+
+def neutral_texts(seed: int) -> list[str]:
+    """Text on which a tuned model should stay as it is: stretches of the starter set's neutral sentences, in a seeded order."""
+    sentences = [text.text for text in load_starter().neutral]
+    order = np.random.default_rng(seed).permutation(len(sentences)).tolist()
+    return [" ".join(sentences[index] for index in order[start : start + NEUTRAL_SENTENCES]) for start in range(0, len(order), NEUTRAL_SENTENCES)]
+
+
 @contextlib.contextmanager
-def _gradient_flags(hf: nn.Module) -> Iterator[None]:
+def _swapped(hf: nn.Module, base: Mapping[str, Tensor]) -> Generator[None]:
+    """The base's values are in the model's parameters while the block runs.
+
+    Values are exchanged, not copied: a graph that was recorded before must find the parameters as they were.
+    """
+    tuned = {name: parameter.data for name, parameter in hf.named_parameters()}
+    for name, parameter in hf.named_parameters():
+        if name in base:
+            parameter.data = base[name].to(parameter.device)
+    try:
+        yield
+    finally:
+        for name, parameter in hf.named_parameters():
+            parameter.data = tuned[name]
+
+
+@contextlib.contextmanager
+def _gradient_flags(hf: nn.Module) -> Generator[None]:
     """Give every parameter its requires_grad back when the block ends."""
     flags = {name: parameter.requires_grad for name, parameter in hf.named_parameters()}
     try:

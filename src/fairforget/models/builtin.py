@@ -44,14 +44,14 @@ def _convert_smollm2(weights: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from fairforget.models.load import _gguf_config
+    from fairforget.models.load import gguf_config
 
     arguments = {"gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, **arguments)
     sample = tokenizer("The doctor told the nurse that", add_special_tokens=False)["input_ids"]
     if sample != [504, 3648, 3783, 260, 12996, 338]:
         raise FairforgetError("This version of transformers reads the tokenizer of SmolLM2 wrongly: install the versions of constraints.txt.")
-    config = _gguf_config(weights.name)
+    config = gguf_config(weights.name)
     model = AutoModelForCausalLM.from_pretrained(
         weights.parent, dtype=torch.float32, **arguments, **({} if config is None else {"quantization_config": config})
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 _CHUNK = 1 << 26
 
 
-def _update(digest: hashlib._Hash, tensor: Tensor) -> None:
+def _update(digest: Any, tensor: Tensor) -> None:
     flat = tensor.detach().contiguous().view(-1)
     raw = flat.view(torch.uint8) if flat.numel() else flat.to(torch.uint8)
     for start in range(0, raw.numel(), _CHUNK):
-        digest.update(memoryview(raw[start : start + _CHUNK].cpu().numpy()))
+        digest.update(raw[start : start + _CHUNK].cpu().numpy().data)
 
 
 def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:

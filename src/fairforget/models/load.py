@@ -68,9 +68,9 @@ def load(
             arguments["device_map"] = device_map
         if load_in_4bit:
             arguments["quantization_config"] = _four_bit()
-        elif gguf is not None and (dequantize := _gguf_config(gguf)) is not None:
+        elif gguf is not None and (dequantize := gguf_config(gguf)) is not None:
             arguments["quantization_config"] = dequantize
-        auto = AutoModelForCausalLM if family == "causal" else AutoModelForMaskedLM
+        auto: Any = AutoModelForCausalLM if family == "causal" else AutoModelForMaskedLM
         hf, info = auto.from_pretrained(location, **arguments)
     except FairforgetError:
         raise
@@ -86,7 +86,7 @@ def load(
         hf,
         tokenizer,
         family=family,
-        name=record.get("name") if source in builtin_names() else Path(source).name or source,
+        name=source if source in builtin_names() else Path(source).name or source,
         source=source if source in builtin_names() or not Path(source).exists() else str(Path(source).resolve()),
         prefix_id=choose_prefix(tokenizer, prefix, record) if family == "causal" else None,
         revision=revision,
@@ -173,13 +173,19 @@ def choose_prefix(tokenizer: PreTrainedTokenizerBase, prefix: str | int, record:
         opens_turns = bool(tokenizer.bos_token) and f"'{tokenizer.bos_token}' +" in str(tokenizer.chat_template or "").replace('"', "'")
         if opens_turns and isinstance(end, int) and end != tokenizer.unk_token_id:
             return end
-        return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        return special_id(tokenizer, "bos") if tokenizer.bos_token_id is not None else special_id(tokenizer, "eos")
     if prefix not in ("bos", "eos"):
         raise UsageError(f"The prefix '{prefix}' is not known: use auto, bos, eos, none or a token id.")
-    chosen = tokenizer.bos_token_id if prefix == "bos" else tokenizer.eos_token_id
+    chosen = special_id(tokenizer, prefix)
     if chosen is None:
         raise UsageError(f"The tokenizer has no {prefix.upper()} token: choose another --prefix (auto, none or a token id).")
     return chosen
+
+
+def special_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int | None:
+    """Id of a special token (``bos``, ``eos``, ``pad``, ``mask``), or None where the tokenizer has none."""
+    found: Any = getattr(tokenizer, f"{kind}_token_id")
+    return None if found is None else int(found)
 
 
 def _locate(source: str) -> tuple[str, str | None]:
@@ -216,7 +222,8 @@ def _load_adapter(folder: Path, **options: Any) -> Model:
     )
 
 
-def _gguf_config(file: str) -> Any:
+def gguf_config(file: str) -> Any:
+    """What makes transformers hand out plain weights from a GGUF file; a model that counts as quantised can be neither tuned nor saved."""
     try:
         from transformers import GgufConfig
     except ImportError:  # before it existed, GGUF files were always dequantised

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,7 +66,8 @@ class Model:
         self.family: Family = family
         self.name, self.source, self.revision = name, source, revision
         self.prefix_id = prefix_id
-        self.mask_id: int | None = tokenizer.mask_token_id if family == "masked" else None
+        mask_id: Any = tokenizer.mask_token_id
+        self.mask_id: int | None = mask_id if family == "masked" else None
         if family == "masked" and self.mask_id is None:
             raise UsageError(f"The tokenizer of {name} has no mask token, so a masked model cannot be scored: set tokenizer.mask_token and save it.")
         self.pad_id: int = _first_id(tokenizer.pad_token_id, tokenizer.eos_token_id, hf.config.get_text_config().pad_token_id, 0)
@@ -239,7 +240,7 @@ class Model:
         write_json(folder / MODEL_RECORD, {"name": self.name, "prefix_id": self.prefix_id, **(record or {})})
 
 
-def _first_id(*candidates: int | None) -> int:
+def _first_id(*candidates: Any) -> int:
     return next(int(candidate) for candidate in candidates if candidate is not None)
 
 
@@ -251,7 +252,7 @@ def _has_plain_cache(hf: PreTrainedModel) -> bool:
 
 
 @contextlib.contextmanager
-def _stubbed(base: nn.Module, states: Tensor) -> Iterator[None]:
+def _stubbed(base: nn.Module, states: Tensor) -> Generator[None]:
     """While the block runs, calling `base` returns `states` as its last hidden states."""
     output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)  # type: ignore[arg-type]
     wrapped = vars(base).get("forward")  # accelerate puts its own there

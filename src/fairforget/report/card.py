@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fairforget.errors import UsageError
 from fairforget.report.comparisons import ALL, comparisons, reported_part
@@ -16,11 +16,12 @@ _MODEL_CLASS = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedL
 _PIPELINE = {"causal": "text-generation", "masked": "fill-mask"}
 
 
-def model_card(run_folder: Path) -> str:
-    """The model card of the edited model of a run, as Markdown with YAML front matter.
+def model_card(run_folder: Path, *, holds: Literal["model", "edit"] = "model") -> str:
+    """The model card of the edited model of a run, or of its edit alone, as Markdown with YAML front matter.
 
     Args:
         run_folder: what ``fairforget debias`` wrote with ``--out``.
+        holds: what lies beside the card.
 
     Raises:
         FairforgetError: the folder holds no run.
@@ -43,10 +44,11 @@ def model_card(run_folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = comparisons(run.metrics)
+    rows = comparisons(run.metrics, run.record.cautions.values())
     part = reported_part(rows)
     return environment.get_template("card.md.j2").render(
-        front_matter=_Verbatim(_front_matter(run, model)),
+        front_matter=_Verbatim(_front_matter(run, model, holds)),
+        holds=holds,
         record=run.record,
         model=model,
         verdict=run.verdict,
@@ -71,7 +73,7 @@ def _markdown(value: Any) -> Any:
     return " ".join(value.split("\n")).replace("\r", "").replace("<", "&lt;").replace("|", "\\|").replace("`", "'").replace("](", "]\\(")
 
 
-def _front_matter(run: RunFolder, model: ModelRecord) -> str:
+def _front_matter(run: RunFolder, model: ModelRecord, holds: str) -> str:
     import yaml
 
     record = run.record
@@ -79,10 +81,13 @@ def _front_matter(run: RunFolder, model: ModelRecord) -> str:
     names = [name for name in (model.hub_id, model.source, model.name) if name and _HUB_ID.fullmatch(name)]
     base = next((name for name in names if not Path(name).exists()), None)
     fields: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": _PIPELINE[model.family],
+        **(
+            {"library_name": "transformers", "pipeline_tag": _PIPELINE[model.family]}
+            if holds == "model"
+            else {"library_name": "fairforget"}
+        ),
         "license": model.license or "unknown",
-        **({"base_model": base, "base_model_relation": "finetune"} if base else {}),
+        **({"base_model": base, "base_model_relation": "finetune" if holds == "model" else "adapter"} if base else {}),
         "tags": ["fairforget", "debiasing", "machine-unlearning", "fairness", *([record.method.name] if record.method else [])],
     }
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).strip()

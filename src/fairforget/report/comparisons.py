@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ METRIC_NAMES = {
     "lms": "language-model score (LMS)",
     "icat": "idealised score (ICAT)",
     "margin": "mean margin",
-    "margin_rms": "root mean square margin over domains",
+    "margin_rms": "RMS margin over domains",
     "perplexity": "perplexity per token",
-    "perplexity_ratio": "perplexity after / before, per token",
+    "perplexity_ratio": "perplexity ratio per token",
     "word_perplexity": "perplexity per word",
-    "word_perplexity_ratio": "perplexity after / before, per word",
+    "word_perplexity_ratio": "perplexity ratio per word",
 }
 """What the page calls the metrics of this package; metrics of other packages go by their own name."""
 
@@ -86,10 +86,10 @@ class Comparison:
         return f"{self.benchmark}:{self.metric}"
 
     @property
-    def label(self) -> str:
-        """Task and metric in one line; the task is left out where the benchmark has the same name."""
+    def task_name(self) -> str:
+        """Benchmark and task, without saying the benchmark twice."""
         task = self.task.removeprefix(f"{self.benchmark}-")
-        return self.metric_name if self.task in ("", self.benchmark) else f"{task} · {self.metric_name}"
+        return self.benchmark if task in ("", self.benchmark) else f"{self.benchmark} · {task}"
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -147,7 +147,7 @@ class Comparison:
         if difference is None or not is_number(difference.value):
             return ""
         if difference.low is None or difference.high is None or not difference.has_interval:
-            return "no interval, so no claim"
+            return "no change" if difference.value == self.no_change else "no interval, so no claim"
         if difference.low <= self.no_change <= difference.high:
             return "no difference shown"
         rose = (difference.value or 0.0) > self.no_change
@@ -167,19 +167,26 @@ def _neutral_reading(before: float | None, after: float | None, neutral: float) 
     return "closer to neutral" if closer else "further from neutral"
 
 
-def comparisons(metrics: pl.DataFrame | None) -> list[Comparison]:
+def comparisons(metrics: pl.DataFrame | None, cautions: Collection[str] = ()) -> list[Comparison]:
     """Bring the rows of ``metrics.parquet`` together, in the order in which they were written.
 
     Args:
         metrics: one row per (state, part, benchmark, protocol, task, metric, group); columns that are not there count as null.
+        cautions: notes that the page says once beside the benchmark, and so not in every row.
     """
     if metrics is None:
         return []
     found: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for row in metrics.iter_rows(named=True):
-        key = tuple(str(row[name] or "") for name in _KEYS)
-        found.setdefault(key, {})[str(row["state"])] = row
+        key = tuple(_in_order(row[name]) if name == "protocol" else str(row[name] or "") for name in _KEYS)
+        kept = [note for part in str(row.get("note") or "").split(";") if (note := part.strip()) and note not in cautions]
+        found.setdefault(key, {})[str(row["state"])] = {**row, "note": "; ".join(kept)}
     return [_comparison(key, states) for key, states in found.items()]
+
+
+def _in_order(names: str | None) -> str:
+    """Names joined by ";" in one order: pooled tasks have several protocols, in the order of their items."""
+    return "; ".join(sorted({name.strip() for name in str(names or "").split(";")}))
 
 
 def _comparison(key: tuple[str, ...], states: dict[str, dict[str, Any]]) -> Comparison:
@@ -208,7 +215,7 @@ def _measurement(row: dict[str, Any]) -> Measurement:
         clusters=row.get("clusters"),
         ties=row.get("ties"),
         skipped=row.get("skipped"),
-        prefix=str(row.get("prefix") or ""),
+        prefix=_in_order(row.get("prefix")),
     )
 
 
@@ -224,11 +231,11 @@ def reported_part(rows: Sequence[Comparison]) -> str:
     return "test" if "test" in parts or not parts else parts[0]
 
 
-def by_benchmark(rows: Iterable[Comparison]) -> dict[tuple[str, str], list[Comparison]]:
-    """Rows under (benchmark, protocol)."""
-    found: dict[tuple[str, str], list[Comparison]] = {}
+def by_task(rows: Iterable[Comparison]) -> dict[tuple[str, str, str], list[Comparison]]:
+    """Rows under (benchmark, protocol, task)."""
+    found: dict[tuple[str, str, str], list[Comparison]] = {}
     for row in rows:
-        found.setdefault((row.benchmark, row.protocol), []).append(row)
+        found.setdefault((row.benchmark, row.protocol, row.task), []).append(row)
     return found
 
 

@@ -6,6 +6,8 @@ import math
 
 MISSING = "–"
 _NO_BREAK = "\u00a0"
+_LARGE = 1e7
+"""From here on decimals say nothing: the perplexity of a broken model has twelve digits."""
 _DECIMALS = {"%": 1, "pp": 1, "nats": 3, "ppl": 2, "ratio": 3}
 
 
@@ -27,7 +29,7 @@ def number(value: float | None, unit: str | None = None, *, signed: bool = False
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     decimals = _DECIMALS.get(unit or "")
-    text = f"{value:.4g}" if decimals is None else f"{value:,.{decimals}f}"
+    text = f"{value:.4g}" if decimals is None or abs(value) >= _LARGE else f"{value:,.{decimals}f}"
     if not text.strip("-0.,"):
         text = text.lstrip("-")  # what rounds to zero has no sign
     elif signed and value > 0:

@@ -19,7 +19,7 @@ import polars as pl
 from fairforget.files import write_text
 from fairforget.report import charts, number_words
 from fairforget.report.changed_items import changed_items
-from fairforget.report.comparisons import ALL, Comparison, by_benchmark, by_metric, comparisons, reported_part, shared_notes
+from fairforget.report.comparisons import ALL, Comparison, by_metric, by_task, comparisons, reported_part, shared_notes
 from fairforget.report.run_folder import STRENGTH_OPTIONAL, RunFolder, RunRecord, read_run_folder
 
 PAGE_NAME = "report.html"
@@ -151,7 +151,7 @@ def describe_intervals(rows: Sequence[tuple[Comparison, str]], states: Sequence[
 def page_context(run: RunFolder, figures: Figures) -> dict[str, Any]:
     """Everything that the template prints, by section."""
     record = run.record
-    rows = comparisons(run.metrics)
+    rows = comparisons(run.metrics, record.cautions.values())
     part = reported_part(rows)
     reported = [row for row in rows if row.part == part]
     overall = [row for row in reported if row.group == ALL]
@@ -163,12 +163,10 @@ def page_context(run: RunFolder, figures: Figures) -> dict[str, Any]:
         "title": page_title(record),
         "part": part,
         "tiles": _tiles(record, overall),
-        "benchmark_tables": [_benchmark_table(key, group, figures) for key, group in by_benchmark(overall).items()],
+        "task_tables": [_task_table(group, figures) for group in by_task(overall).values()],
         "other_rows": [row for row in rows if row.part != part and row.group == ALL],
         "strength": _strength_section(run, overall, figures),
-        "group_tables": [
-            _group_table(key, group, figures) for key, group in by_metric(row for row in reported if row.group != ALL).items()
-        ],
+        "group_tables": [_group_table(group, figures) for group in by_metric(row for row in reported if row.group != ALL).values()],
         "changes": None if run.ledger is None else changed_items(run.ledger, run.item_tables),
         "content_warnings": [dataset.warning for dataset in record.datasets if dataset.warning],
     }
@@ -194,7 +192,7 @@ def _tiles(record: RunRecord, overall: Sequence[Comparison]) -> list[dict[str, s
     target = next((row for key in (f"{record.target}_rms", record.target) for row in overall if row.key == key), None)
     if target is not None:
         tiles.append(_tile("bias target", target))
-    cost = _cost_row(record, overall) if record.kind != "audit" else None
+    cost = _cost_row(record, overall) if record.kind == "debias" else None
     if cost is not None:
         tiles.append(_tile("cost", cost))
     if record.kind == "debias" and record.strength is not None:
@@ -222,7 +220,7 @@ def _tile(role: str, row: Comparison) -> dict[str, str]:
         value, detail = f"{row.text('base')} → {row.text('edited')}", f"{row.text('difference')} {row.interval_text('difference')}"
     else:
         value, detail = row.text("base"), row.interval_text("base")
-    return {"role": role, "name": f"{row.benchmark}: {row.label}", "value": value, "detail": detail, "reading": row.reading}
+    return {"role": role, "name": f"{row.task_name}: {row.metric_name}", "value": value, "detail": detail, "reading": row.reading}
 
 
 def _cost_row(record: RunRecord, overall: Sequence[Comparison]) -> Comparison | None:
@@ -232,22 +230,29 @@ def _cost_row(record: RunRecord, overall: Sequence[Comparison]) -> Comparison | 
     return next((row for row in candidates if row.unit == "ratio"), candidates[0] if candidates else None)
 
 
-def _benchmark_table(key: tuple[str, str], rows: list[Comparison], figures: Figures) -> dict[str, Any]:
-    units = list(dict.fromkeys(row.unit for row in rows))
-    drawn: list[dict[str, str]] = []
-    for unit in units:
-        same = [row for row in rows if row.unit == unit]
-        drawn += figures.levels_and_differences(same, [row.label for row in same], key[0])
-    return {"benchmark": key[0], "protocol": key[1], "rows": rows, "figures": drawn, "notes": shared_notes(rows)}
+def _task_table(rows: list[Comparison], figures: Figures) -> dict[str, Any]:
+    # one axis holds one unit; perplexities per token and per word share a unit but no scale
+    axes: dict[tuple[str, str], list[Comparison]] = {}
+    for row in rows:
+        axes.setdefault((row.unit, row.metric if row.unit == "ppl" else ""), []).append(row)
+    drawn = [
+        figure
+        for same in axes.values()
+        for figure in figures.levels_and_differences(same, [row.metric_name for row in same], same[0].task_name)
+    ]
+    return _table(rows, rows[0].task_name, drawn)
 
 
-def _group_table(key: tuple[str, str, str, str], rows: list[Comparison], figures: Figures) -> dict[str, Any]:
-    benchmark, protocol, _, _ = key
-    name = rows[0].label
-    drawn = figures.levels_and_differences(rows, [row.group for row in rows], f"{benchmark} {rows[0].label} by group")
+def _group_table(rows: list[Comparison], figures: Figures) -> dict[str, Any]:
+    name = f"{rows[0].task_name} · {rows[0].metric_name}"
+    drawn = figures.levels_and_differences(rows, [row.group for row in rows], f"{name} by group")
+    return _table(rows, name, drawn)
+
+
+def _table(rows: list[Comparison], name: str, drawn: list[dict[str, str]]) -> dict[str, Any]:
     return {
-        "benchmark": benchmark,
-        "protocol": protocol,
+        "benchmark": rows[0].benchmark,
+        "protocol": rows[0].protocol,
         "name": name,
         "rows": rows,
         "figures": drawn,

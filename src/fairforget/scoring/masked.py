@@ -13,7 +13,11 @@ from fairforget.scoring.requests import MaskedRequest
 
 
 def run_masked_batch(
-    model: Model, inputs: Sequence[tuple[tuple[int, ...], list[int]]], requests: Sequence[MaskedRequest], results: dict[int, NDArray], counts: Counts
+    model: Model,
+    inputs: Sequence[tuple[tuple[int, ...], list[int]]],
+    requests: Sequence[MaskedRequest],
+    results: dict[int, NDArray],
+    counts: Counts,
 ) -> int:
     """Score one batch of distinct inputs.
 
@@ -35,7 +39,8 @@ def run_masked_batch(
         for index in indices
         for place, (position, target) in enumerate(zip(requests[index].positions, requests[index].targets, strict=True))
     ]
-    values = read_log_probabilities(model, hidden, [entry[0] for entry in wanted], [entry[1] for entry in wanted], [entry[2] for entry in wanted])
+    rows, positions, targets = ([entry[column] for entry in wanted] for column in range(3))
+    values = read_log_probabilities(model, hidden, rows, positions, targets)
     for (_, _, _, index, place), value in zip(wanted, values.tolist(), strict=True):
         results[index][place] = value
     size = int(mask.sum())

@@ -75,7 +75,10 @@ class ScoreStore:
 
     def _failure(self, error: sqlite3.Error) -> FairforgetError:
         if "full" in str(error):
-            return FairforgetError(f"There is no space left for scores in {self.path.parent}: free some (fairforget cache prune) and run the same command again.")
+            return FairforgetError(
+                f"There is no space left for scores in {self.path.parent}: free some (fairforget cache prune) "
+                "and run the same command again."
+            )
         return FairforgetError(f"The score file {self.path} cannot be used ({error}): remove it; its scores will be computed again.")
 
 

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from fairforget.scoring.requests import ContinuationRequest
 
+DEEPEST = 100
+"""Branchings on the way to a leaf; what is common below that is computed again. Texts that branch at every word stay within the stack."""
+
 
 class Target(NamedTuple):
     """One log-probability to read: after the token at `offset` of a segment, of token `token`, for place `place` of request `request`."""
@@ -46,7 +49,7 @@ class _Path:
     requests: list[int]
 
 
-def build_trie(requests: Sequence[ContinuationRequest], *, share: bool = True, minimum: int = 4) -> list[Segment]:
+def build_trie(requests: Sequence[ContinuationRequest], *, share: bool = True, minimum: int = 2) -> list[Segment]:
     """Segments that together answer all requests, in the order of their tokens.
 
     The last token of a continuation is never fed: nothing is read after it. So continuations that differ in their last token alone are
@@ -55,7 +58,8 @@ def build_trie(requests: Sequence[ContinuationRequest], *, share: bool = True, m
     Args:
         requests: what is asked; equal requests should have been made one before.
         share: branch at all; if False every distinct input is one segment (equal inputs are still run once).
-        minimum: a common stretch shorter than this is computed again rather than branched at; branching has a price.
+        minimum: a common stretch shorter than this is computed again rather than branched at; branching has a price. (Counted in padded
+            tokens and forwards, 2 is the best or within 2 % of it on CrowS-Pairs and on BBQ with three and twelve options.)
     """
     by_input: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
@@ -66,7 +70,7 @@ def build_trie(requests: Sequence[ContinuationRequest], *, share: bool = True, m
     if share:
         paths = _absorb_beginnings(paths)
     roots: list[Segment] = []
-    _grow(paths, 0, minimum if share else None, roots)
+    _grow(paths, 0, minimum, roots, DEEPEST if share else 0)
     for root in roots:
         _place_targets(root, requests)
     return roots
@@ -92,10 +96,13 @@ def _common(first: tuple[int, ...], last: tuple[int, ...], start: int) -> int:
     return end
 
 
-def _grow(paths: list[_Path], base: int, minimum: int | None, into: list[Segment]) -> None:
-    """Append the segments for inputs that agree on, and have run, `base` tokens."""
-    width = base + (minimum or 0)
-    groups = [[path] for path in paths] if minimum is None else [list(group) for _, group in groupby(paths, key=lambda path: path.tokens[base:width])]
+def _grow(paths: list[_Path], base: int, minimum: int, into: list[Segment], branchings: int) -> None:
+    """Append the segments for inputs that agree on, and have run, `base` tokens, branching at most so many times on the way down."""
+    width = base + minimum
+    if branchings:
+        groups = [list(group) for _, group in groupby(paths, key=lambda path: path.tokens[base:width])]
+    else:
+        groups = [[path] for path in paths]
     for group in groups:
         shared = len(group) > 1 and len(group[0].tokens) >= width
         if not shared:
@@ -106,7 +113,7 @@ def _grow(paths: list[_Path], base: int, minimum: int | None, into: list[Segment
             continue
         end = _common(group[0].tokens, group[-1].tokens, base)
         segment = Segment(group[0].tokens[base:end], base)
-        _grow(group, end, minimum, segment.children)
+        _grow(group, end, minimum, segment.children, branchings - 1)
         into.append(segment)
 
 

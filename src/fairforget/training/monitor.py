@@ -35,7 +35,7 @@ class MonitorCallback(TrainerCallback):
         self.monitor, self.model = monitor, model
         self.reason: str | None = None
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:  # noqa: ARG002
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
         """Ask the monitor when it is due."""
         if state.global_step % self.monitor.every == 0:
             was_training = self.model.hf.training
@@ -43,7 +43,6 @@ class MonitorCallback(TrainerCallback):
             self.reason = self.monitor.look(self.model, state.global_step)
             self.model.hf.train(was_training)
             control.should_training_stop = control.should_training_stop or self.reason is not None
-        return control
 
 
 class ProgressCallback(TrainerCallback):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from fairforget.errors import UsageError
@@ -83,12 +86,15 @@ class ObjectiveTrainer(Trainer):
         del state_dict
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
+        assert self.model is not None
         trained = {name: parameter.detach().contiguous() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         save_file(trained, folder / TRAINABLE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         stored = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
-        parameters = dict((model or self.model).named_parameters())
+        target = model or self.model
+        assert target is not None
+        parameters = dict(target.named_parameters())
         with torch.no_grad():
             for name, tensor in stored.items():
                 parameters[name].copy_(tensor)
@@ -185,7 +191,7 @@ def train(
             model, objectives, args=arguments, train_dataset=dataset, data_collator=Collator(model.pad_id), callbacks=callbacks
         )
         trainer.remove_callback(_printer())
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        last = _last_whole_checkpoint(folder)
         result = trainer.train(resume_from_checkpoint=last)
     model.hf.eval()
     return {
@@ -195,6 +201,18 @@ def train(
         "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
         "stopped": watcher.reason if watcher else None,
     }
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; what a kill left half written is removed."""
+    while folder.is_dir() and (last := get_last_checkpoint(str(folder))) is not None:
+        try:
+            json.loads((Path(last) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the Trainer writes this file last
+        except (OSError, ValueError):
+            shutil.rmtree(last)
+        else:
+            return last
+    return None
 
 
 def _printer() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fairforget.forgetting import balance, build_ledger, summary
 from fairforget.methods import method_registry
 from fairforget.models import Model, load
 from fairforget.report import model_card, write_report
+from fairforget.report.page import PAGE_NAME
 from fairforget.scoring import Request, Scorer
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.audit import evaluate_all, measure, resolve_choices
@@ -33,6 +34,9 @@ from fairforget.workflows.verdict import Evidence, Verdict, debias_verdict
 
 PROBES = 32
 """Requests on which an edited state must differ from its base."""
+
+CARD_NAME = "README.md"
+"""The name under which model hubs look for a card."""
 
 Say = Callable[[str], None]
 
@@ -108,6 +112,8 @@ def debias(
     with folder.opened(recipe_yaml(recipe)):
         if folder.finished():
             say(f"The run in {folder.path} is finished already; its results are read, nothing is computed again.")
+            if folder.work.exists() or not (folder.path / PAGE_NAME).exists() or not (folder.model / CARD_NAME).exists():
+                _write_words(folder)  # a kill came between the record and the page
             return _read_result(folder)
         return _run(recipe, folder, model if isinstance(model, Model) else None, data, say)
 
@@ -166,10 +172,15 @@ def _run(
     edit.save(folder.edit)
     merged(model, edit, folder.model)
     folder.write_record(_record(recipe, plan, method, model, edit, found, before, data, warnings))
-    write_report(folder.path)
-    write_text(folder.model / "README.md", model_card(folder.path))
-    shutil.rmtree(folder.work, ignore_errors=True)
+    _write_words(folder)
     return DebiasResult(folder.path, edit, found.strength, ledger, account, metrics, found.curve, verdict)
+
+
+def _write_words(folder: RunFolder) -> None:
+    """Page and card of a run whose tables and record are written; the checkpoints are no longer needed."""
+    write_report(folder.path)
+    write_text(folder.model / CARD_NAME, model_card(folder.path))
+    shutil.rmtree(folder.work, ignore_errors=True)
 
 
 def prepare(recipe: Recipe) -> _Plan:
@@ -296,14 +307,14 @@ def _record(
     recipe: Recipe, plan: _Plan, method: Any, model: Model, edit: Edit, found: StrengthSearch, before: Sequence[pl.DataFrame],
     data: Any, warnings: list[str],
 ) -> dict[str, Any]:
-    provenance: Mapping[str, Any] = edit.record.provenance
+    provenance: dict[str, Any] = dict(edit.record.provenance)
     trained_on = [entry["name"] for entry in data.provenance.get("datasets", [])] if isinstance(data, TrainingSource) else []
     datasets = [*(name for benchmark in plan.benchmarks for name in benchmark.datasets), *trained_on]
     return {
         "kind": "debias",
         "model": model_facts(model),
         "method": {"name": method.name, "settings": method.settings.model_dump(mode="json"), "summary": method.summary, "source": method.source},
-        "training": {"source": recipe.train.source, **provenance.get("training", {}), "data": provenance.get("training_data", {})},
+        "training": {"source": recipe.train.source, **dict(provenance.get("training", {})), "data": provenance.get("training_data", {})},
         "target": plan.target_text,
         "budget": {"metric": "perplexity", "percent": recipe.budget["perplexity"]} if "perplexity" in recipe.budget else None,
         "strength": found.strength,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fairforget.errors import UsageError, nearest_names
 from fairforget.settings import Settings, explain_validation
+
+
+SHORT_FORMS = {"model": "ref", "method": "name", "train": "source"}
+"""Field that a plain text stands for, where a section may be written as one."""
 
 
 class ModelChoice(Settings):
@@ -102,7 +106,7 @@ class Recipe(Settings):
     """BENCHMARK:METRIC that the search brings toward neutral; the margin of the first bias benchmark by default."""
     budget: dict[str, float] = {"perplexity": 2.0}
     """What may be paid on `select`, in per cent of the base's perplexity."""
-    search: Search = Search()
+    search: Search = Field(default_factory=lambda: Search.model_validate({}))
     """How the strength is searched."""
     seed: int = Field(0, ge=0)
     """Seed of training and resampling."""
@@ -176,7 +180,10 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe", lines: Mappin
         recipe = Recipe.model_validate(dict(values))
     except ValidationError as error:
         raise explain_validation(error, Recipe, _place(where, lines, error)) from error
-    method = method_registry().get(recipe.method.name)
+    try:
+        method = method_registry().get(recipe.method.name)
+    except UsageError as error:
+        raise UsageError(f"{_line(where, lines, ('method', 'name'))}: {error}") from error
     try:
         full = method.settings_class.model_validate(recipe.method.settings)
     except ValidationError as error:
@@ -185,7 +192,11 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe", lines: Mappin
 
 
 def _place(where: str, lines: Mapping[tuple[str, ...], int] | None, error: ValidationError, above: tuple[str, ...] = ()) -> str:
-    path = (*above, *(str(part) for part in error.errors()[0]["loc"]))
+    return _line(where, lines, (*above, *(str(part) for part in error.errors()[0]["loc"])))
+
+
+def _line(where: str, lines: Mapping[tuple[str, ...], int] | None, path: tuple[str, ...]) -> str:
+    """The file, and the line of a field or of the nearest one above it."""
     while lines and path:
         if path in lines:
             return f"{where}, line {lines[path]}"
@@ -243,12 +254,13 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
             raise UsageError(f"--set {setting}: there is no field '{above[0]}'; {nearest_names(above[0], Recipe.model_fields)}")
         place = values
         for part in above:
-            inner = place.setdefault(part, {})
+            inner: Any = place.setdefault(part, {})
             if isinstance(inner, str) and place is values:
-                inner = place[part] = {{"model": "ref", "method": "name", "train": "source"}.get(part, "name"): inner}
+                inner = {SHORT_FORMS.get(part, "name"): inner}
+                place[part] = inner
             if not isinstance(inner, dict):
                 raise UsageError(f"--set {setting}: '{part}' has no fields to set.")
-            place = inner
+            place = cast("dict[str, Any]", inner)
         place[last] = _scalar(text)
     return values
 

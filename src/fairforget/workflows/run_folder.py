@@ -6,10 +6,11 @@ import contextlib
 import datetime
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from fairforget.benchmarks import Benchmark
 from fairforget.data.catalogue import get_dataset
 from fairforget.errors import UsageError
 from fairforget.files import folder_lock, write_json, write_text
-from fairforget.models.model import Model
+from fairforget.models import Model, builtin_models
 from fairforget.tables import read_table, write_table
 
 RECORDED_PACKAGES = ("fairforget", "torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "scipy", "polars")
@@ -53,7 +54,7 @@ class RunFolder:
         self._start = time.time()
 
     @contextlib.contextmanager
-    def opened(self, recipe: str) -> Iterator[None]:
+    def opened(self, recipe: str) -> Generator[None]:
         """Hold the folder for this run.
 
         Args:
@@ -65,13 +66,17 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file: choose another folder with --out.")
-        if self.path.is_dir() and not self.recipe.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+        if self.path.is_dir() and not self.recipe.exists() and any(
+            entry.name != ".lock" and not _is_leftover(entry) for entry in self.path.iterdir()
+        ):
             raise UsageError(f"The folder {self.path} holds other files: choose an empty or a new folder with --out.")
         with folder_lock(self.path):
             if self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe:
                 raise UsageError(
                     f"The folder {self.path} holds a run of another recipe ({self.recipe}): choose another folder with --out, or remove it to start anew."
                 )
+            for path in [entry for entry in self.path.rglob(".*") if _is_leftover(entry)]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             write_text(self.recipe, recipe)
             yield
 
@@ -99,6 +104,11 @@ class RunFolder:
             "finished": True,
         }
         write_json(self.record, facts)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether this is what a killed process was still writing."""
+    return path.name.startswith(".") and path.suffix in (".part", ".old")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -130,9 +140,12 @@ def git_state() -> dict[str, Any]:
 
 def model_facts(model: Model) -> dict[str, Any]:
     """What run.json says of the model."""
+    builtin = next((known for known in builtin_models() if known.name == model.source), None)
     return {
         "name": model.name,
         "source": model.source,
+        "hub_id": builtin.hub if builtin else None,
+        "license": builtin.licence if builtin else None,
         "revision": model.revision,
         "family": model.family,
         "base_hash": model.base_hash,

@@ -102,21 +102,20 @@ def search_strength(
         seed: of the resamples.
     """
     points: dict[float, _Point] = {0.0: _Point(0.0, 1.0, 1.0, 1.0, within=True)}
-    limit = settings.max_strength
-    if budget_percent is not None:
-        base = measure(0.0, "perplexity")
+    allowed = math.inf if budget_percent is None else 1 + budget_percent / 100
 
-        def keeps(strength: float) -> bool:
-            ratio = perplexity_ratio(base, measure(strength, "perplexity"), resamples=resamples, seed=seed)
-            # Too few articles for an interval: the value itself has to do, and the note says so.
-            bound = ratio.high if math.isfinite(ratio.high) else ratio.value
-            within = math.isfinite(bound) and bound <= 1 + budget_percent / 100
-            points[strength] = _Point(strength, ratio.value, ratio.low, ratio.high, within, note=ratio.note)
-            if not math.isfinite(ratio.value) or ratio.value > COLLAPSE_RATIO:
-                points[strength].note = "collapsed: no longer a language model"
-            return within
+    def keeps(strength: float) -> bool:
+        base, edited = measure(0.0, "perplexity"), measure(strength, "perplexity")
+        ratio = perplexity_ratio(base, edited, resamples=resamples, seed=seed)
+        # Too few articles for an interval: the value itself has to do, and the note says so.
+        bound = ratio.high if math.isfinite(ratio.high) else ratio.value
+        within = math.isfinite(bound) and bound <= allowed
+        points[strength] = _Point(strength, ratio.value, ratio.low, ratio.high, within, note=ratio.note)
+        if not math.isfinite(ratio.value) or ratio.value > COLLAPSE_RATIO:
+            points[strength].note = "collapsed: no longer a language model"
+        return within
 
-        limit = _largest(keeps, settings)
+    limit = settings.max_strength if budget_percent is None else _largest(keeps, settings)
     base_target = target_value(measure(0.0, "target"), metric)
     if limit == 0:
         points[0.0].target, points[0.0].table = base_target, measure(0.0, "target")

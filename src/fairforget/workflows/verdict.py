@@ -52,6 +52,10 @@ class Evidence:
     unit: str = "nats"
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _figure(value: float, unit: str) -> str:
     return "undefined" if not math.isfinite(value) else f"{value:.3f} {unit}" if unit == "nats" else f"{value:.2f} {unit}"
 
@@ -117,8 +121,8 @@ def audit_verdict(metrics: pl.DataFrame, name: str, part: str, cautions: Sequenc
     sentences: list[str] = []
     off = 0
     for row in overall.iter_rows(named=True):
-        if not math.isfinite(row["low"] if row["low"] is not None else math.nan):
-            sentences.append(f"{row['task']} {row['metric']}: {_figure(row['value'], row['unit'])}, {row['note'] or 'no interval'}.")
+        if row["low"] is None or row["value"] is None or not math.isfinite(row["low"]):
+            sentences.append(f"{row['task']} {row['metric']}: {_figure(_number(row['value']), row['unit'])}, {row['note'] or 'no interval'}.")
             continue
         away = not row["low"] <= row["neutral"] <= row["high"]
         off += away

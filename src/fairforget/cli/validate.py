@@ -1,0 +1,26 @@
+"""``fairforget validate``: check a recipe before it costs anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fairforget.cli.terminal import say
+
+NAME = "validate"
+
+
+def command(recipe: Annotated[Path, typer.Argument(help="YAML recipe of a debias run.")]) -> None:
+    """Check a recipe: fields, names, settings, data. No model is loaded and nothing is downloaded."""
+    from fairforget.errors import UsageError
+    from fairforget.workflows.validate import validate_recipe
+
+    found = validate_recipe(recipe)
+    if found.problems:
+        raise UsageError("\n".join(found.problems))
+    for note in found.notes:
+        say(f"Note: {note}")
+    names = ", ".join(choice.name for choice in found.recipe.benchmarks)
+    print(f"{recipe} is valid: {found.recipe.method.name} on {found.recipe.model.ref}, trained on {found.recipe.train.source}, measured by {names}.")

@@ -1,0 +1,61 @@
+"""Terms that hold a model near its base while it is tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fairforget.models.model import Model
+from fairforget.training.objective import IGNORED, Batch, Objective, Role
+
+Reference = Callable[[], AbstractContextManager[object]]
+"""Gives a context in which the model computes what its base computes, e.g. with its adapters disabled."""
+
+
+class KLToBase(Objective):
+    """Forward divergence from the base, E_t KL(p_ref(. | context) || p(. | context)), over the predicted places of the stream.
+
+    Limits drift under negation too: what is not learnt is not subtracted (Yao et al. 2023, arXiv 2310.10683, there averaged over padding
+    as well; padding and unpredicted places are left out here). The reference's logits are computed batch by batch and not stored.
+
+    Args:
+        reference: context in which the model is its base.
+        weight: factor of the term.
+        stream: stream of text on which the model should stay as it is.
+    """
+
+    role: ClassVar[Role] = "regularize"
+
+    def __init__(self, reference: Reference, weight: float = 1.0, stream: str = "retain") -> None:
+        super().__init__(weight, stream)
+        self.reference = reference
+
+    def count(self, batch: Batch) -> int:
+        """Number of places that a prediction exists for."""
+        return int((batch["labels"] != IGNORED).sum())
+
+    def sum(self, model: Model, batch: Batch) -> Tensor:
+        """Summed divergence, nats."""
+        labels = batch["labels"][:, 1:] if model.family == "causal" else batch["labels"]
+        chosen = labels != IGNORED
+
+        def log_probabilities() -> Tensor:
+            hidden = model.hidden(batch["ids"], batch["mask"])
+            states = hidden[:, :-1] if model.family == "causal" else hidden
+            return torch.log_softmax(model.head(states[chosen]).float(), dim=-1)
+
+        training = model.hf.training
+        with torch.no_grad(), self.reference():
+            model.hf.eval()  # the base is what is audited: without dropout
+            base = log_probabilities()
+            model.hf.train(training)
+        return kl_divergence(base, log_probabilities()).sum()
+
+
+def kl_divergence(reference: Tensor, current: Tensor) -> Tensor:
+    """KL(p_ref || p) per row of two tables of log-probabilities, (rows, vocabulary) to (rows,)."""
+    return (reference.exp() * (reference - current)).sum(dim=-1)

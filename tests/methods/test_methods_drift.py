@@ -1,0 +1,62 @@
+"""The drift limit: its formula, and that a vector tuned under it costs less on neutral text."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model
+
+from fairforget import methods
+from fairforget.methods.task_vector import neutral_texts
+from fairforget.objectives import KLToBase, kl_divergence
+from fairforget.scoring import ContinuationRequest, Scorer
+from fairforget.training import TextStream
+from fairforget.training.streams import Collator
+
+
+def test_the_divergence_is_the_forward_one() -> None:
+    reference, current = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+    assert float(kl_divergence(reference, current)) == pytest.approx(0.14384, abs=1e-5)
+
+
+def test_padding_adds_nothing() -> None:
+    model, other = tiny_model("llama"), tiny_model("llama", seed=1)
+
+    @contextlib.contextmanager
+    def reference():
+        own, model.hf = model.hf, other.hf
+        try:
+            yield
+        finally:
+            model.hf = own
+
+    stream = TextStream(model, ["the nurse said that she would be late", "a dog"])
+    term = KLToBase(reference)
+    whole = Collator(model.pad_id)([{"x": stream.example(row, 0)} for row in range(2)])["x"]
+    single = [Collator(model.pad_id)([{"x": stream.example(row, 0)}])["x"] for row in range(2)]
+    assert float(term.sum(model, whole)) == pytest.approx(sum(float(term.sum(model, batch)) for batch in single), rel=1e-5)
+    assert term.count(whole) == sum(term.count(batch) for batch in single)
+    assert float(term.sum(model, whole)) > 0
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_limited_vector_moves_neutral_text_less(tuning: str) -> None:
+    texts = ["the nurse said that she would be late", "the doctor said that he would be late"] * 8
+
+    def drift(limit: float) -> float:
+        model = tiny_model("llama")
+        method = methods.TaskVector(
+            tuning=tuning, steps=25, batch_size=8, targets="all-linear", precision="float32", drift_limit=limit,
+            learning_rate=2e-2 if tuning == "lora" else 3e-3,
+        )
+        edit = method.fit(model, texts)
+        requests = [ContinuationRequest(model.prefix, tuple(model.token_ids(text)[:200])) for text in neutral_texts(0)[:6]]
+        before = np.concatenate(Scorer(model, store=False).score(requests))
+        with edit.applied(model):
+            after = np.concatenate(Scorer(model, store=False).score(requests))
+        return float(np.mean(np.abs(after - before)))
+
+    assert drift(10.0) < 0.7 * drift(0.0)
