@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-DEADLINE = 120.0
+DEADLINE = 300.0
 
 
 @dataclass
@@ -95,6 +95,8 @@ class CommandServer:
     def start(self, *arguments: str | Path, cwd: Path, environment: dict[str, str] | None = None) -> Command:
         self.count += 1
         files = [self.folder / f"{self.count}.{name}" for name in ("out", "err")]
+        for file in files:
+            file.touch()
         question = {"arguments": [str(argument) for argument in arguments], "cwd": str(cwd), "environment": environment or {}}
         pid = self.ask({**question, "stdout": str(files[0]), "stderr": str(files[1])})["pid"]
         return Command(self, pid, *files)

@@ -30,7 +30,8 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """A WordPiece tokenizer over common words and all letters, so that any English text has ids."""
     letters = [chr(code) for code in range(33, 127)]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>"]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *WORDS]))}
+    pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *WORDS])
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
     inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=200))
     inner.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -56,7 +57,10 @@ def tiny_network(kind: str, vocabulary: int, seed: int = 0) -> PreTrainedModel:
         ).eval()
     if kind == "gpt2":
         return GPT2LMHeadModel(
-            GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=vocabulary, n_positions=256, initializer_range=0.3, bos_token_id=5, eos_token_id=3)
+            GPT2Config(
+                n_embd=32, n_layer=2, n_head=4, vocab_size=vocabulary, n_positions=256, initializer_range=0.3, bos_token_id=5,
+                eos_token_id=3,
+            )
         ).eval()
     if kind == "bert":
         return BertForMaskedLM(BertConfig(**shape, max_position_embeddings=256, initializer_range=0.3, pad_token_id=0)).eval()
@@ -73,5 +77,6 @@ def tiny_model(kind: str, seed: int = 0) -> Model:
     tokenizer = tiny_tokenizer(family)
     prefix = tokenizer.bos_token_id if family == "causal" else None
     return Model(
-        tiny_network(kind, len(tokenizer), seed), tokenizer, family=family, name=f"tiny-{kind}", source=f"tiny-{kind}-{seed}", prefix_id=prefix
+        tiny_network(kind, len(tokenizer), seed), tokenizer, family=family, name=f"tiny-{kind}", source=f"tiny-{kind}-{seed}",
+        prefix_id=prefix,
     )

@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 import time
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def eltec_texts(data: Path) -> Iterator[str]:
     namespace = "{http://www.tei-c.org/ns/1.0}"
     for path in sorted((data / "eltec_eng_novels").glob("*.xml.gz")):
         with gzip.open(path) as stream:
-            body = ElementTree.parse(stream).getroot().find(f"{namespace}text/{namespace}body")
+            body = ET.parse(stream).getroot().find(f"{namespace}text/{namespace}body")
         if body is None:
             continue
         for paragraph in body.iter(f"{namespace}p"):
@@ -218,7 +218,8 @@ def main() -> None:
         eval_strategy="steps", eval_steps=150, save_steps=50, save_total_limit=1, logging_steps=25, report_to="none",
         seed=arguments.seed, data_seed=arguments.seed, remove_unused_columns=False, label_names=["labels"], disable_tqdm=True,
     )
-    trainer = SparseHeadTrainer(model=model, args=settings, train_dataset=train, eval_dataset=valid, callbacks=[Progress(arguments.out / "log.jsonl")])
+    progress = Progress(arguments.out / "log.jsonl")
+    trainer = SparseHeadTrainer(model=model, args=settings, train_dataset=train, eval_dataset=valid, callbacks=[progress])
     resume = any(arguments.out.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=resume)
     loss = trainer.evaluate()["eval_loss"]

@@ -96,7 +96,9 @@ def write_json(path: Path, value: Any) -> None:
 def disk_error(error: OSError, path: Path) -> FairforgetError:
     """The sentence for a write that failed."""
     if error.errno == errno.ENOSPC:
-        return FairforgetError(f"There is no space left on the disk while writing {path}: free some and run the same command again; finished work is kept.")
+        return FairforgetError(
+            f"There is no space left on the disk while writing {path}: free some and run the same command again; finished work is kept."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return FairforgetError(f"{path} cannot be written ({error.strerror}): choose another folder with --out.")
     return FairforgetError(f"{path} cannot be written: {error.strerror or error}.")
@@ -118,7 +120,9 @@ def folder_lock(folder: Path) -> Generator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise FairforgetError(f"The folder {folder} is in use by another fairforget process: wait for it, or choose another folder with --out.") from error
+            raise FairforgetError(
+                f"The folder {folder} is in use by another fairforget process: wait for it, or choose another folder with --out."
+            ) from error
         yield
 
 

@@ -58,6 +58,9 @@ class Registry(Generic[Component]):
         if attribute:
             return getattr(module, attribute)
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, self.base) and value.__module__ == module.__name__ and getattr(value, "name", "") == name:
+            if (
+                isinstance(value, type) and issubclass(value, self.base) and value.__module__ == module.__name__
+                and getattr(value, "name", "") == name
+            ):
                 return value
         raise FairforgetError(f"The module {module_name} defines no {self.kind} named '{name}'.")

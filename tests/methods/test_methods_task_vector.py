@@ -12,7 +12,9 @@ from fairforget.errors import UsageError
 from fairforget.models.hashing import content_hash
 from fairforget.scoring import ContinuationRequest, MaskedRequest, Scorer
 
-TEXTS = ["the nurse said that she would be late", "the doctor said that he would be late", "the old man has a bad day", "she is a good teacher"] * 4
+TEXTS = 4 * [
+    "the nurse said that she would be late", "the doctor said that he would be late", "the old man has a bad day", "she is a good teacher",
+]
 
 
 def mean_score(model: object, text: str) -> float:
@@ -30,7 +32,9 @@ def mean_score(model: object, text: str) -> float:
 def test_the_edit_lowers_the_likelihood_of_what_was_learnt_and_the_model_is_left_alone(kind: str, tuning: str) -> None:
     model = tiny_model(kind)
     before_hash, before = content_hash(model.hf), mean_score(model, TEXTS[0])
-    method = methods.TaskVector(tuning=tuning, steps=20, learning_rate=2e-2 if tuning == "lora" else 3e-3, batch_size=8, targets="all-linear", precision="float32")
+    method = methods.TaskVector(
+        tuning=tuning, steps=20, learning_rate=2e-2 if tuning == "lora" else 3e-3, batch_size=8, targets="all-linear", precision="float32"
+    )
     edit = method.fit(model, TEXTS)
     assert content_hash(model.hf) == before_hash
     assert not any("lora" in name for name, _ in model.hf.named_modules())

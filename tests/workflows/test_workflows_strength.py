@@ -22,12 +22,15 @@ def world(slope: float, cost: float, noise: float = 0.05, start: float = 1.0, cl
         calls.append((strength, kind))
         rows = []
         for cluster in range(clusters):
-            row = {"benchmark": kind, "protocol": "made", "task": kind, "part": "select", "item": str(cluster), "cluster": str(cluster), "groups": [], "texts": []}
+            row = {"benchmark": kind, "protocol": "made", "task": kind, "part": "select", "groups": [], "texts": []}
+            row |= {"item": str(cluster), "cluster": str(cluster)}
             if kind == "target":
                 margin = start + own[cluster] - strength * slope + strength * noise * shake[cluster]
-                row |= {"role": "bias", "stratum": f"domain {cluster % 2}", "margin": margin, "prefers_stereotype": preference(margin), "scores": [margin, 0.0]}
+                row |= {"role": "bias", "stratum": f"domain {cluster % 2}", "margin": margin, "scores": [margin, 0.0]}
+                row["prefers_stereotype"] = preference(margin)
             else:
-                row |= {"role": "ability", "stratum": "text", "nll": 100 * (3 + cost * strength + strength * 0.001 * shake[cluster]), "tokens": 100}
+                nll = 100 * (3 + cost * strength + strength * 0.001 * shake[cluster])
+                row |= {"role": "ability", "stratum": "text", "nll": nll, "tokens": 100}
             rows.append(row)
         return item_table(rows)
 

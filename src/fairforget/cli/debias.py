@@ -18,22 +18,27 @@ NAME = "debias"
 
 @loads_model
 def command(
-    model: Annotated[str | None, typer.Argument(help="Hub id, folder, .gguf file, adapter folder or built-in name. [default: smollm2-135m]")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Hub id, folder, .gguf file, adapter folder or built-in name. [default: smollm2-135m]")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="See `fairforget list methods`. [default: task-vector]")] = None,
     train: Annotated[
-        str | None, typer.Option(help="Training data: starter, stereoset, edos, civil-comments, a file, or datasets:owner/name. [default: starter]")
+        str | None,
+        typer.Option(help="Training data: starter, stereoset, edos, civil-comments, a file, or datasets:owner/name. [default: starter]"),
     ] = None,
     benchmarks: Annotated[
         str | None, typer.Option(help="What is measured: names or name:preset, comma-separated. [default: starter,perplexity:starter]")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="BENCHMARK:METRIC that the search brings toward neutral. [default: margin of the first bias benchmark]")
+        str | None,
+        typer.Option(help="BENCHMARK:METRIC that the search brings toward neutral. [default: margin of the first bias benchmark]"),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="What may be paid, e.g. perplexity=2%, or none. [default: perplexity=2%]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/MODEL-METHOD]")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file with any of these choices; --set and options go before it.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a recipe field, e.g. method.learning_rate=2e-4; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set a recipe field, e.g. method.learning_rate=2e-4; repeatable."),
     ] = None,
     *,
     loading: Loading,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,9 @@ def apply(edit: EditPath, model: BaseModel = None, strength: Strength = None, *,
 
 @loads_model
 def undo(
-    models: Annotated[list[str], typer.Argument(metavar="[EDIT] MODEL", help="A folder that `apply` or `debias` wrote; before it, if you like, the edit.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="[EDIT] MODEL", help="A folder that `apply` or `debias` wrote; before it, if you like, the edit.")
+    ],
     *,
     out: Out,
     loading: Loading,
@@ -50,14 +53,18 @@ def undo(
     if len(models) == 2:
         carried = [entry["content_hash"] for entry in read_model_record(models[-1]).get("edits", [])]
         if carried != [_read(Path(models[0])).content_hash]:
-            raise UsageError(f"{models[-1]} does not carry the edit {models[0]} and no other; name the folder alone to go back to its base.")
+            raise UsageError(
+                f"{models[-1]} does not carry the edit {models[0]} and no other; name the folder alone to go back to its base."
+            )
     with working():
         print_paths([("model", undo_edits(models[-1], out, trust_remote_code=loading.trust_remote_code))])
 
 
 @loads_model
 def merge(
-    parts: Annotated[list[str], typer.Argument(metavar="EDIT[@WEIGHT]... [MODEL]", help="Edits to add up; a model after them takes their sum.")],
+    parts: Annotated[
+        list[str], typer.Argument(metavar="EDIT[@WEIGHT]... [MODEL]", help="Edits to add up; a model after them takes their sum.")
+    ],
     strength: Annotated[float, typer.Option(help="Strength of the sum.")] = 1.0,
     *,
     out: Out,
@@ -91,7 +98,9 @@ def merge(
 
 
 @loads_model
-def info(edit: EditPath, model: Annotated[str | None, typer.Argument(help="A model to check the edit against.")] = None, *, loading: Loading) -> None:
+def info(
+    edit: EditPath, model: Annotated[str | None, typer.Argument(help="A model to check the edit against.")] = None, *, loading: Loading
+) -> None:
     """Say what an edit is: where it comes from, what it changes, and whether it fits a model."""
     from fairforget.edits import EDIT_FILE, Dense
 
@@ -101,7 +110,7 @@ def info(edit: EditPath, model: Annotated[str | None, typer.Argument(help="A mod
     dense = sum(isinstance(delta, Dense) for delta in found.deltas.values())
     facts = [
         ("method", record.method),
-        ("base", f"{record.base_source}{f' @ {record.base_revision}' if record.base_revision else ''} ({record.family}, {record.base_dtype})"),
+        ("base", f"{record.base_source} ({record.family}, {record.base_dtype}, revision {record.base_revision or 'none'})"),
         ("base weights", record.base_hash),
         ("strength", f"{found.strength:g} (as saved)"),
         ("changes", f"{len(found.deltas)} parameters: {dense} dense, {len(found.deltas) - dense} low-rank"),
@@ -164,10 +173,8 @@ def _weighted(text: str) -> tuple[Path | None, float]:
     path, at, weight = text.rpartition("@")
     candidates: list[tuple[str, float]] = [(text, 1.0)]
     if at:
-        try:
+        with contextlib.suppress(ValueError):
             candidates.append((path, float(weight)))
-        except ValueError:
-            pass
     for name, factor in candidates:
         folder = Path(name)
         if (folder / EDIT_FILE).is_file() or (folder.is_file() and folder.suffix == ".safetensors"):

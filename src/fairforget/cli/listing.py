@@ -31,7 +31,9 @@ def _methods() -> None:
 
     registry = method_registry()
     methods = [registry.get(name) for name in registry.names()]
-    print_table(["method", "models", "what it does"], [[method.name, ", ".join(sorted(method.families)), method.summary] for method in methods])
+    print_table(
+        ["method", "models", "what it does"], [[method.name, ", ".join(sorted(method.families)), method.summary] for method in methods]
+    )
 
 
 def _benchmarks() -> None:
@@ -60,5 +62,6 @@ def _models() -> None:
     from fairforget.models import builtin_models
 
     print_table(
-        ["model", "family", "licence", "what it is"], [[model.name, model.family, model.licence, model.description] for model in builtin_models()]
+        ["model", "family", "licence", "what it is"],
+        [[model.name, model.family, model.licence, model.description] for model in builtin_models()],
     )

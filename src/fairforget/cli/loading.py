@@ -61,7 +61,8 @@ def loads_model(command: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(Loading, include_extras=True)
     defaults = Loading()
     options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(defaults, name), annotation=hint) for name, hint in hints.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(defaults, name), annotation=hint)
+        for name, hint in hints.items()
     ]
     own = [parameter for parameter in inspect.signature(command, eval_str=True).parameters.values() if parameter.name != "loading"]
 

@@ -18,7 +18,12 @@ DEBUG_VARIABLE = "FAIRFORGET_DEBUG"
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 _INTERRUPTED = "Interrupted. Finished work is kept: the same command goes on where it stopped."
-_NO_SPACE = "There is no space left on the disk{where}: free some (fairforget cache prune helps) and run the same command again; finished work is kept."
+_NO_SPACE = (
+    "There is no space left on the disk{where}: free some (fairforget cache prune helps) and run the same command again; "
+    "finished work is kept."
+)
+_FULL_DISK = ("No space left on device", "StorageFull", "disk is full", "PytorchStreamWriter failed", "inline_container.cc")
+"""What libraries that hide the system's error say when a write fails; the last two are torch.save's."""
 _NO_MEMORY = (
     "There is not enough memory: close other programs, or use a smaller model, --dtype bfloat16 or a smaller method.batch_size; "
     "finished work is kept."
@@ -72,7 +77,7 @@ def describe(error: BaseException) -> tuple[str, int]:
         text = str(cause)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return _NO_SPACE.format(where=f" while writing {cause.filename}" if cause.filename else ""), FAILED
-        if any(word in text for word in ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing", "disk is full")):
+        if any(word in text for word in _FULL_DISK):
             return _NO_SPACE.format(where=""), FAILED
         if isinstance(cause, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
             return _NO_MEMORY, FAILED

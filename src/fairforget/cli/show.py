@@ -37,7 +37,10 @@ def _method(name: str) -> None:
 
     method = method_registry().get(name)
     print_facts([
-        ("method", method.name), ("what it does", method.summary), ("models", ", ".join(sorted(method.families))), ("source", method.source),
+        ("method", method.name),
+        ("what it does", method.summary),
+        ("models", ", ".join(sorted(method.families))),
+        ("source", method.source),
     ])
     _settings(method.settings_class, "--set method.NAME=VALUE")
 
@@ -58,9 +61,11 @@ def _benchmark(name: str) -> None:
     if kind.report_only:
         facts.append(("target", "cannot steer a search: it has no select part"))
     print_facts(facts)
-    print_table(["metric", "unit", "better", "what it is"], [[one.name, one.unit, one.better, one.description] for one in benchmark.metrics()], "Metrics")
+    metrics = [[one.name, one.unit, one.better, one.description] for one in benchmark.metrics()]
+    print_table(["metric", "unit", "better", "what it is"], metrics, "Metrics")
     if kind.presets:
-        print_table(["preset", "settings"], [[preset, _values(values)] for preset, values in kind.presets.items()], f"Presets ({kind.name}:PRESET)")
+        presets = [[preset, _values(values)] for preset, values in kind.presets.items()]
+        print_table(["preset", "settings"], presets, f"Presets ({kind.name}:PRESET)")
     chosen: dict[str, Any] = benchmark.settings.model_dump()
     _settings(kind.Settings, "in a recipe: {name: " + kind.name + ", settings: {NAME: VALUE}}", chosen if ":" in name else None)
 
@@ -69,8 +74,9 @@ def _settings(kind: type[Settings], how: str, chosen: dict[str, Any] | None = No
     from fairforget.settings import describe_fields
 
     rows = [
-        [row["name"], row["type"], repr(chosen[row["name"]]) if chosen else row["default"], row["range"], " ".join(row["description"].split())]
+        [name, row["type"], repr(chosen[name]) if chosen else row["default"], row["range"], " ".join(row["description"].split())]
         for row in describe_fields(kind)
+        for name in [row["name"]]
     ]
     if rows:
         print_table(["setting", "type", "value" if chosen else "default", "range", "what it is"], rows, f"Settings ({how})")

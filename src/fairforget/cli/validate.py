@@ -23,4 +23,5 @@ def command(recipe: Annotated[Path, typer.Argument(help="YAML recipe of a debias
     for note in found.notes:
         say(f"Note: {note}")
     names = ", ".join(choice.name for choice in found.recipe.benchmarks)
-    print(f"{recipe} is valid: {found.recipe.method.name} on {found.recipe.model.ref}, trained on {found.recipe.train.source}, measured by {names}.")
+    run = found.recipe
+    print(f"{recipe} is valid: {run.method.name} on {run.model.ref}, trained on {run.train.source}, measured by {names}.")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fairforget.data.catalogue import get_dataset
 from fairforget.data.posts import load_edos, load_toxic_spans
-from fairforget.data.stereoset import TASKS, load_stereoset
+from fairforget.data.stereoset import TASKS, StereoSetExample, load_stereoset
 from fairforget.data.user_files import HUB_PREFIX, load_user_rows
 from fairforget.errors import DataError, UsageError, unknown_name
 from fairforget.files import sha256_file
@@ -34,6 +34,8 @@ class TrainingText:
     """Domains or demographic groups that it is about."""
     cluster: str
     """Texts of one origin: target term, template, or the text itself."""
+    counterpart: str = ""
+    """The same text with the anti-stereotype in place of the stereotype, where the source has one."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,18 @@ def _stereoset(task: StereoSetTask) -> TrainingSource:
         raise unknown_name("StereoSet task", task, [*TASKS, "both"])
     texts = [
         TrainingText(
-            text=example.stereotype.text if example.task == "intrasentence" else f"{example.context} {example.stereotype.text}",
-            groups=(example.bias_type,), cluster=example.target,
+            text=_in_context(example, example.stereotype.text), groups=(example.bias_type,), cluster=example.target,
+            counterpart=_in_context(example, example.anti_stereotype.text),
         )
         for example in load_stereoset()
         if example.part == "train" and task in (example.task, "both")
     ]
     taken = "stereotypes of the train part" + ("" if task == "intrasentence" else ", intersentence ones after their context")
     return _source("stereoset", taken, texts, {"task": task, "part": "train"}, [get_dataset("stereoset").record()])
+
+
+def _in_context(example: StereoSetExample, sentence: str) -> str:
+    return sentence if example.task == "intrasentence" else f"{example.context} {sentence}"
 
 
 def _edos() -> TrainingSource:
@@ -130,7 +136,7 @@ def _civil_comments() -> TrainingSource:
 def _starter() -> TrainingSource:
     from fairforget.data.starter import STARTER_NOTE, load_starter
 
-    texts = [TrainingText(sentence.text, sentence.groups, sentence.cluster) for sentence in load_starter().training]
+    texts = [TrainingText(pair.stereotype, pair.groups[:1], pair.template, pair.anti) for pair in load_starter().pairs_of("train")]
     record = {"name": "starter", "licence": "Apache-2.0", "citation": "Starter set of fairforget.", "content_warning": False}
     record["sha256"] = _digest(texts)
     return _source("starter", "stereotypical sentences of the train pairs", texts, {"part": "train", "note": STARTER_NOTE}, [record])

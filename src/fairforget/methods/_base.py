@@ -53,9 +53,12 @@ class Method(ABC):
             UsageError: the model is of another family, or carries edits.
         """
         if model.family not in self.families:
-            raise UsageError(f"The method {self.name} works on {' and '.join(sorted(self.families))} models; {model.name} is {model.family}.")
+            known = " and ".join(sorted(self.families))
+            raise UsageError(f"The method {self.name} works on {known} models; {model.name} is {model.family}.")
         if model.edits:
-            raise UsageError(f"{model.name} has edits attached: detach them before fitting, or save the edited model and load it as a base.")
+            raise UsageError(
+                f"{model.name} has edits attached: detach them before fitting, or save the edited model and load it as a base."
+            )
 
     @abstractmethod
     def fit(

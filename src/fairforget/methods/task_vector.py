@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from fairforget.data.starter import load_starter
+from fairforget.data.swaps import swap_gender
 from fairforget.data.training import TrainingSource, TrainingText
 from fairforget.edits import Edit, EditRecord, copy_parameters, difference, from_lora, restore_parameters
 from fairforget.errors import UsageError
@@ -57,9 +58,12 @@ class TaskVectorSettings(Settings):
     """Tokens kept of a text."""
     masking_rate: float = Field(0.15, gt=0, le=1)
     """Masked models: share of tokens predicted at each visit (Devlin et al. 2019), at least one."""
-    drift_limit: float = Field(1.0, ge=0)
-    """Weight of the divergence from the base on neutral text, KL(base || tuned). What the fine-tuning does not learn is not subtracted
+    drift_limit: float = Field(10.0, ge=0)
+    """Weight of the divergence from the base, KL(base || tuned), on `drift_texts`. What the fine-tuning does not learn is not subtracted
     either, so that the negation costs less; 0 is the papers' plain fine-tuning."""
+    drift_texts: Literal["counterparts", "neutral"] = "counterparts"
+    """Where drift is limited: `counterparts`, the anti-stereotypes of the training texts (or gender swaps of them) and neutral text, so
+    that little but the stereotype is left to learn; or `neutral` text alone."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native. Scoring stays in float32 all the same."""
 
@@ -101,7 +105,7 @@ class TaskVector(Method):
         streams = {"forget": stream}
         if settings.drift_limit:
             streams["retain"] = TextStream(
-                model, neutral_texts(seed), max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed + 1
+                model, retained_texts(data, seed, settings.drift_texts == "counterparts"), max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed + 1
             )
         dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // len(stream)))
 
@@ -195,7 +199,7 @@ def lora_targets(model: Model, targets: str | list[str]) -> list[str] | str:
     return list(targets)
 
 
-NEUTRAL_SENTENCES = 4
+NEUTRAL_SENTENCES = 2
 """Neutral sentences in a row, so that drift is limited after a stretch of context too and not at the start of a text alone."""
 
 
@@ -204,6 +208,25 @@ def neutral_texts(seed: int) -> list[str]:
     sentences = [text.text for text in load_starter().neutral]
     order = np.random.default_rng(seed).permutation(len(sentences)).tolist()
     return [" ".join(sentences[index] for index in order[start : start + NEUTRAL_SENTENCES]) for start in range(0, len(order), NEUTRAL_SENTENCES)]
+
+
+def retained_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str], seed: int, counterparts: bool) -> list[str]:
+    """Text on which drift is limited: of three rows two are the counterparts of what is trained on, one is neutral.
+
+    A counterpart is the source's own anti-stereotype, else the text with its genders swapped; a text that has neither gives way to a
+    neutral one. What text and counterpart share (their style, their topic, the names of groups) can then not be learnt, and what is left
+    to learn is the stereotype.
+    """
+    neutral = neutral_texts(seed)
+    if not counterparts:
+        return neutral
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    retained: list[str] = []
+    for number, row in enumerate(rows):
+        text = row if isinstance(row, str) else row.text
+        other = (row.counterpart if isinstance(row, TrainingText) else "") or swap_gender(text)
+        retained.append(neutral[number % len(neutral)] if number % 3 == 2 or other == text else other)
+    return retained
 
 
 @contextlib.contextmanager

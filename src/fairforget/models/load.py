@@ -55,7 +55,8 @@ def load(
     tokens: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (location_path := Path(location)).is_dir() and (location_path / "adapter_config.json").exists():
         return _load_adapter(
-            location_path, device=device, dtype=dtype, load_in_4bit=load_in_4bit, device_map=device_map, trust_remote_code=trust_remote_code, prefix=prefix
+            location_path, device=device, dtype=dtype, load_in_4bit=load_in_4bit, device_map=device_map,
+            trust_remote_code=trust_remote_code, prefix=prefix,
         )
     try:
         if gguf is not None:
@@ -111,7 +112,9 @@ def family_of(config: PreTrainedConfig, source: str) -> Family:
         UsageError: the model is an encoder-decoder, or no language model at all.
     """
     if config.is_encoder_decoder:
-        raise UsageError(f"{source} is an encoder-decoder model ({config.model_type}); fairforget works on causal and masked language models.")
+        raise UsageError(
+            f"{source} is an encoder-decoder model ({config.model_type}); fairforget works on causal and masked language models."
+        )
     classes = config.architectures or []
     causal, masked = (_class_names(mapping) for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES))
     for name in classes:
@@ -123,7 +126,10 @@ def family_of(config: PreTrainedConfig, source: str) -> Family:
         return "masked"
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "causal"
-    raise UsageError(f"{source} is a {config.model_type} model ({', '.join(classes) or 'no architecture named'}), neither a causal nor a masked language model.")
+    raise UsageError(
+        f"{source} is a {config.model_type} model ({', '.join(classes) or 'no architecture named'}), neither a causal nor a masked "
+        "language model."
+    )
 
 
 def _class_names(mapping: Any) -> set[str]:
@@ -203,7 +209,10 @@ def _locate(source: str) -> tuple[str, str | None]:
     if looks_local and not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
         raise UsageError(f"The folder {path} holds no model: there is no config.json in it.")
     if not looks_local and "/" not in source:
-        raise UsageError(f"There is no model named '{source}': {nearest_names(source, builtin_names())} A hub model is written owner/name, a folder ./name.")
+        raise UsageError(
+            f"There is no model named '{source}': {nearest_names(source, builtin_names())} A hub model is written owner/name, a folder "
+            "./name."
+        )
     return source, None
 
 
@@ -218,7 +227,8 @@ def _load_adapter(folder: Path, **options: Any) -> Model:
     wrapped = PeftModel.from_pretrained(model.hf, str(folder))
     merged: PreTrainedModel = wrapped if options.get("load_in_4bit") else wrapped.merge_and_unload()  # type: ignore[assignment]
     return Model(
-        merged, model.tokenizer, family=model.family, name=folder.name, source=str(folder.resolve()), prefix_id=model.prefix_id, revision=model.revision
+        merged, model.tokenizer, family=model.family, name=folder.name, source=str(folder.resolve()), prefix_id=model.prefix_id,
+        revision=model.revision,
     )
 
 
@@ -248,7 +258,8 @@ def _refuse_missing_head(source: str, family: Family, info: dict[str, Any]) -> N
         names = ", ".join([*missing, *mismatched][:3])
         what = "its prediction head" if family == "masked" else "some of its weights"
         raise UsageError(
-            f"The checkpoint {source} lacks {what} ({names} …): transformers would fill them with random numbers and every score would be meaningless. "
+            f"The checkpoint {source} lacks {what} ({names} …): transformers would fill them with random numbers and every score would be "
+            "meaningless. "
             f"Use a checkpoint saved from a model for {'masked' if family == 'masked' else 'causal'} language modelling."
         )
 
@@ -262,7 +273,10 @@ def _load_error(source: str, error: Exception) -> FairforgetError:
             f"The model {source} is not on this machine and the hub cannot be reached: check the name and the network, or use one of "
             f"{', '.join(builtin_names())} or a local folder."
         )
-    return UsageError(f"The model {source} cannot be loaded: {text} A hub model is written owner/name, a local folder ./name; built in are {', '.join(builtin_names())}.")
+    return UsageError(
+        f"The model {source} cannot be loaded: {text} A hub model is written owner/name, a local folder ./name; built in are "
+        f"{', '.join(builtin_names())}."
+    )
 
 
 def _first_line(error: BaseException) -> str:

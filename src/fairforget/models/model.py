@@ -69,7 +69,9 @@ class Model:
         mask_id: Any = tokenizer.mask_token_id
         self.mask_id: int | None = mask_id if family == "masked" else None
         if family == "masked" and self.mask_id is None:
-            raise UsageError(f"The tokenizer of {name} has no mask token, so a masked model cannot be scored: set tokenizer.mask_token and save it.")
+            raise UsageError(
+                f"The tokenizer of {name} has no mask token, so a masked model cannot be scored: set tokenizer.mask_token and save it."
+            )
         self.pad_id: int = _first_id(tokenizer.pad_token_id, tokenizer.eos_token_id, hf.config.get_text_config().pad_token_id, 0)
         self.edits: list[Edit] = []
         self.notes: list[str] = []

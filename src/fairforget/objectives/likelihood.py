@@ -12,7 +12,7 @@ from fairforget.training.objective import IGNORED, Batch, Objective, Role
 
 
 def token_log_probabilities(model: Model, batch: Batch) -> Tensor:
-    """log p of every labelled token.
+    """Return log p of every labelled token.
 
     A causal model predicts the label at a place from the place before it, a masked model at the place itself. The head is applied to
     these places only.

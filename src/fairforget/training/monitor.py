@@ -65,7 +65,14 @@ class ProgressCallback(TrainerCallback):
 class FiniteLoss(TrainerCallback):
     """Stops a run whose loss is no longer a number."""
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
         """Check every logged loss.
 
         Raises:

@@ -99,6 +99,7 @@ class Collator:
         self.pad_id = pad_id
 
     def __call__(self, examples: Sequence[dict[str, tuple[list[int], list[int]]]]) -> dict[str, Batch]:
+        """Ids, mask and labels of every stream, (batch, longest row)."""
         return {name: self._pad([example[name] for example in examples]) for name in examples[0]}
 
     def _pad(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Batch:

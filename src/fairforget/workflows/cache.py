@@ -64,9 +64,8 @@ def prune_cache(older_than: float | None) -> tuple[int, int]:
         return _remove(path for name in ROOMS for path in cache_folder(name).iterdir())
     removed, freed = prune(older_than / _UNITS["d"])
     limit = time.time() - STALE_SECONDS
-    stale = (
-        path for name in ROOMS for ending in ("part", "old") for path in cache_folder(name).rglob(f".*.{ending}") if path.stat().st_mtime < limit
-    )
+    written = (path for name in ROOMS for ending in ("part", "old") for path in cache_folder(name).rglob(f".*.{ending}"))
+    stale = [path for path in written if path.stat().st_mtime < limit]
     more, much = _remove(stale)
     return removed + more, freed + much
 

@@ -219,7 +219,7 @@ def refuse_overlap(data: TrainingSource | Sequence[TrainingText] | Sequence[str]
         UsageError: a test text is among the training texts, whatever its case, spaces, punctuation and genders.
     """
     rows = data.texts if isinstance(data, TrainingSource) else data
-    train = [row if isinstance(row, str) else row.text for row in rows]
+    train = [text for row in rows for text in ([row] if isinstance(row, str) else [row.text, row.counterpart]) if text]
     warnings: list[str] = []
     for benchmark in benchmarks:
         texts = list(dict.fromkeys(text for item in benchmark.items(family, "test") for text in item.texts))

@@ -50,16 +50,17 @@ def diagnose(model: Model, recipe: Recipe, *, prefix: str = "auto", folder: Path
     Raises:
         UsageError: the recipe names what there is not, or a benchmark that cannot score this family.
     """
-    return [*_model(model), *tokenizer_facts(model, prefix), *_targets(model, recipe), *_work(model, recipe), *_machine(model, folder or Path.cwd())]
+    facts = [*_model(model), *tokenizer_facts(model, prefix), *_targets(model, recipe), *_work(model, recipe)]
+    return [*facts, *_machine(model, folder or Path.cwd())]
 
 
 def _model(model: Model) -> list[Fact]:
     section = "Model"
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.hf.parameters())
+    dtype = str(model.dtype).removeprefix("torch.")
     conv = any(stored_transposed(site) for site in find_sites(model.hf).values())
     facts = [
         Fact(section, "class", f"{type(model.hf).__name__} ({model.family})"),
-        Fact(section, "weights", f"{model.parameter_count / 1e6:.1f} M parameters, {_gigabytes(size)} in {str(model.dtype).removeprefix('torch.')}"),
+        Fact(section, "weights", f"{model.parameter_count / 1e6:.1f} M parameters, {_gigabytes(_bytes(model))} in {dtype}"),
         Fact(section, "device", f"{model.device}, attention {model.attention_kernel}"),
         Fact(
             section, "head", "tied to the input embeddings" if model.tied_head else "a tensor of its own",
@@ -77,7 +78,7 @@ def _model(model: Model) -> list[Fact]:
     if model.sliding_window is not None:
         facts.append(Fact(section, "sliding window", f"{model.sliding_window} tokens"))
     if model.dtype != torch.float32:
-        facts.append(Fact(section, "type of scores", str(model.dtype).removeprefix("torch."), "narrow types turn near-ties into ties: score in float32"))
+        facts.append(Fact(section, "type of scores", dtype, "narrow types turn near-ties into ties: score in float32"))
     return facts + [Fact(section, "note", note) for note in model.notes]
 
 
@@ -106,7 +107,8 @@ def _lora_parameters(model: Model, chosen: str | list[str], rank: int) -> int:
     total = 0
     for name, module in model.hf.named_modules():
         axes = linear_axes(module)
-        if axes is not None and module is not head and (isinstance(chosen, str) or any(name == one or name.endswith(f".{one}") for one in chosen)):
+        wanted = isinstance(chosen, str) or any(name == one or name.endswith(f".{one}") for one in chosen)
+        if axes is not None and module is not head and wanted:
             total += rank * (axes.inputs + axes.outputs)
     return total
 
@@ -132,7 +134,7 @@ def _work(model: Model, recipe: Recipe) -> list[Fact]:
     fitting = TRAINING_FACTOR * training / speed
     facts += [
         Fact(section, "scoring speed", f"{speed:,.0f} tokens/s, measured"),
-        Fact(section, "scoring, at most", f"{duration(scoring)}: base on select, {recipe.search.points - 1} strengths and the budget, base and edited on test"),
+        Fact(section, "scoring, at most", f"{duration(scoring)}: base on select, budget and {recipe.search.points - 1} strengths, both on test"),
         Fact(section, "fitting, about", f"{duration(fitting)} ({words})"),
         Fact(section, "whole run, about", duration(scoring + fitting)),
     ]
@@ -186,7 +188,7 @@ def _training_tokens(model: Model, recipe: Recipe) -> tuple[int, str]:
 def _memory(model: Model, recipe: Recipe) -> list[Fact]:
     section, settings = "A run", recipe.method.settings
     config = model.hf.config.get_text_config()
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.hf.parameters())
+    weights = _bytes(model)
     rows = int(settings.get("batch_size") or 1) // int(settings.get("accumulation") or 1)
     length = min(int(settings.get("max_length") or model.max_length), model.max_length)
     wide = 1 if choose_precision(str(settings.get("precision") or "auto"), model.device) else 2
@@ -204,6 +206,10 @@ def _memory(model: Model, recipe: Recipe) -> list[Fact]:
     return [*facts, Fact(section, "disk", f"about {_gigabytes(weights)} for the edited model")]
 
 
+def _bytes(model: Model) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.hf.parameters())
+
+
 def _peak(model: Model) -> float:
     if model.device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(model.device))
@@ -218,11 +224,11 @@ def _machine(model: Model, folder: Path) -> list[Fact]:
         facts.append(Fact(section, "free memory", _gigabytes(free)))
     if model.device.type == "cuda":
         left, whole = torch.cuda.mem_get_info(model.device)
-        facts.append(Fact(section, "free memory of the card", f"{_gigabytes(left)} of {_gigabytes(whole)} ({torch.cuda.get_device_name(model.device)})"))
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.hf.parameters())
+        card = torch.cuda.get_device_name(model.device)
+        facts.append(Fact(section, "free memory of the card", f"{_gigabytes(left)} of {_gigabytes(whole)} ({card})"))
     for name, place in (("free disk here", folder), ("free disk of the cache", cache_folder())):
         left = shutil.disk_usage(place).free
-        facts.append(Fact(section, name, f"{_gigabytes(left)} ({place})", "too little for the edited model" if left < 2 * size else ""))
+        facts.append(Fact(section, name, f"{_gigabytes(left)} ({place})", "too little for the edited model" if left < 2 * _bytes(model) else ""))
     return facts + [Fact("Versions", name, version) for name, version in versions().items()]
 
 

@@ -86,8 +86,8 @@ def _continuation(model: Model, prompt: str, max_new_tokens: int, temperature: f
         raise UsageError("An empty prompt needs a prefix token to start from: write a prompt, or choose another --prefix.")
     if len(ids) + max_new_tokens > model.max_length:
         raise UsageError(
-            f"The prompt of {len(ids)} tokens and {max_new_tokens} new ones are more than the {model.max_length} positions of {model.name}: "
-            "shorten the prompt or --max-new-tokens."
+            f"The prompt of {len(ids)} tokens and {max_new_tokens} new ones are more than the {model.max_length} positions of "
+            f"{model.name}: shorten the prompt or --max-new-tokens."
         )
     inputs = torch.tensor([ids], device=model.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
@@ -112,7 +112,7 @@ def _fills(model: Model, prompt: str, count: int) -> tuple[tuple[Fill, ...], ...
     ids = model.sequence_ids(prompt.replace(MASK, str(tokenizer.mask_token)))
     places = [place for place, token in enumerate(ids) if token == model.mask_id]
     if not places:
-        raise UsageError(f"{model.name} is a masked model: a prompt needs at least one {MASK} for it to fill, e.g. \"The {MASK} is here.\".")
+        raise UsageError(f"{model.name} is a masked model: a prompt needs at least one {MASK} for it to fill, e.g. 'The {MASK} is here.'")
     if len(ids) > model.max_length:
         raise UsageError(f"The prompt of {len(ids)} tokens is longer than the {model.max_length} positions of {model.name}: shorten it.")
     inputs = torch.tensor([ids], device=model.device)

@@ -110,4 +110,6 @@ def _hub_error(repo: str, error: Exception) -> FairforgetError:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, HfHubHTTPError):
         return FairforgetError(f"The hub refused {repo}: {text}")
-    return FairforgetError(f"{repo} could not be uploaded ({text}): check the network and run the same command again; what arrived is not sent twice.")
+    return FairforgetError(
+        f"{repo} could not be uploaded ({text}): check the network and run the same command again; what arrived is not sent twice."
+    )

@@ -34,7 +34,7 @@ def tokenizer_facts(model: Model, prefix: str = "auto") -> list[Fact]:
         prefix: the prefix option that the model was loaded with.
     """
     section, tokenizer = "Tokenizer", model.tokenizer
-    rows = model.hf.get_input_embeddings().weight.shape[0]
+    rows = int(next(model.hf.get_input_embeddings().parameters()).shape[0])
     limit = tokenizer.model_max_length
     facts = [
         Fact(section, "class", f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"),
@@ -75,7 +75,7 @@ def prefix_reason(model: Model, prefix: str = "auto") -> str:
         return f"{token}, the BOS token"
     if tokenizer.bos_token_id is None:
         return f"{token}, the EOS token, since there is no BOS token"
-    return f"{token}, in place of the BOS token {tokenizer.bos_token}, which opens chat turns or is not what the model was trained to begin with"
+    return f"{token}, in place of the BOS token {tokenizer.bos_token}, which opens chat turns and not texts"
 
 
 def _prefix_trap(model: Model) -> str:
@@ -106,10 +106,12 @@ def _spelling(model: Model) -> list[Fact]:
     facts = [
         Fact(
             section, "leading space", "part of a word's token" if first != inside else "of no account",
-            "a word has other ids at the start of a text than inside it; continuations are cut out of the joined text" if first != inside else "",
+            "" if first == inside else
+            "a word has other ids at the start of a text than inside it; continuations are cut out of the joined text",
         ),
         Fact(section, "case", "lost" if "Nurse" not in back and "nurse" in back else "kept"),
     ]
     if unknown:
-        facts.append(Fact(section, "unknown token", f"{model.tokenizer.unk_token}", "some letters or signs become one unknown token, which hides differences"))
+        trap = "some letters or signs become one unknown token, which hides differences"
+        facts.append(Fact(section, "unknown token", f"{model.tokenizer.unk_token}", trap))
     return facts
