@@ -30,7 +30,7 @@ test-all: $(VENV)/.installed-dev  ## all tests; those marked gpu only where ther
 	$(PYTEST) -m "$$($(BIN)/python -c 'import torch; print("" if torch.cuda.is_available() else "not gpu")')"
 
 lint: $(VENV)/.installed-dev  ## ruff
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 
 types: $(VENV)/.installed-dev  ## pyright, strict on src
 	$(BIN)/pyright --pythonpath $(BIN)/python

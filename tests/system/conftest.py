@@ -13,8 +13,8 @@ from fairforget.data.starter import load_starter
 
 QUICK = ("--set", "method.steps=10", "--set", "method.batch_size=4", "--set", "resamples=1000", "--set", "search.bisections=2")
 """A run that takes seconds."""
-EDITED = (*QUICK, "--set", "method.learning_rate=0.05", "--set", "method.targets=all-linear", "--budget", "perplexity=900%")
-"""One that finds a strength above 0 on the biased model."""
+EDITED = (*QUICK, "--set", "method.learning_rate=0.3", "--set", "method.targets=all-linear", "--budget", "perplexity=900%")
+"""One that finds a strength above 0 on the biased model: it breaks what little the model knows, at a price that is allowed here."""
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,8 @@ def teach_bias(model, steps=60, batch=16, learning_rate=5e-3):
     optimizer = torch.optim.Adam(model.hf.parameters(), lr=learning_rate)
     for _ in range(steps):
         chosen = [pairs[place] for place in torch.randperm(len(pairs), generator=generator)[:batch].tolist()]
-        rows = [[model.prefix_id, *model.token_ids(text)] for text in [*(pair.stereotype for pair in chosen), *(pair.anti for pair in chosen)]]
+        texts = [*(pair.stereotype for pair in chosen), *(pair.anti for pair in chosen)]
+        rows = [[model.prefix_id, *model.token_ids(text)] for text in texts]
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
         logits = model.hf(input_ids=ids, attention_mask=mask).logits[:, :-1]

@@ -11,7 +11,8 @@ from tiny import tiny_model
 
 from fairforget.files import folder_lock
 
-QUICK = ("--set", "method.steps=2", "--set", "method.batch_size=4", "--set", "resamples=200", "--set", "search.points=2", "--budget", "none")
+SETTINGS = ("method.steps=2", "method.batch_size=4", "resamples=200", "search.points=2")
+QUICK = ("--budget", "none", *(part for setting in SETTINGS for part in ("--set", setting)))
 
 
 def refused(command, code, *words):
@@ -59,7 +60,9 @@ def test_mistakes_in_what_was_typed(commands, tmp_path, arguments, words):
 
 
 RECIPES = {
-    "field": ("model: ./llama\nmethod:\n  name: task-vector\n  learning_rat: 0.1\n", ("line 4", "'learning_rat'", "did you mean learning_rate")),
+    "field": (
+        "model: ./llama\nmethod:\n  name: task-vector\n  learning_rat: 0.1\n", ("line 4", "'learning_rat'", "did you mean learning_rate"),
+    ),
     "type": ("seed: 3\nmethod:\n  name: task-vector\n  rank: many\n", ("line 4", "'rank' = 'many'", "integer")),
     "range": ("method: {name: task-vector, dropout: 2}\n", ("line 1", "'dropout' = 2", "less than 1")),
     "top": ("seed: 0\n\nbenchmark: [starter]\n", ("line 3", "'benchmark'", "did you mean benchmarks")),
@@ -80,14 +83,15 @@ def test_a_wrong_recipe_is_told_with_file_line_and_field(commands, tmp_path, nam
 
 def test_validate_checks_names_target_and_data_and_tells_all(commands, tmp_path):
     (tmp_path / "run.yaml").write_text(
-        "benchmarks:\n  - starter\n  - name: crow-pairs\n  - name: perplexity\n    settings: {context: 1}\ntarget: stereoset:ss\ntrain: missing.csv\n"
+        "benchmarks:\n  - starter\n  - name: crow-pairs\n  - name: perplexity\n    settings: {context: 1}\n"
+        "target: stereoset:ss\ntrain: missing.csv\n"
     )
     command = commands.run("validate", "run.yaml", cwd=tmp_path)
     assert command.code == 2
     lines = command.stderr.strip().splitlines()
     assert len(lines) == 3
-    for line, words in zip(lines, (("line 3", "benchmarks.1", "crows-pairs"), ("line 4", "benchmarks.2", "context"), ("line 7", "train", "missing.csv")),
-                           strict=True):
+    expected = (("line 3", "benchmarks.1", "crows-pairs"), ("line 4", "benchmarks.2", "context"), ("line 7", "train", "missing.csv"))
+    for line, words in zip(lines, expected, strict=True):
         assert all(word in line for word in words), line
     (tmp_path / "run.yaml").write_text("benchmarks: [starter]\ntarget: stereoset:ss\n")
     refused(commands.run("validate", "run.yaml", cwd=tmp_path), 2, "line 2", "target", "add stereoset")
@@ -202,7 +206,8 @@ def test_training_text_that_is_tested_is_refused(commands, models, tmp_path):
 
     tested = next(pair for pair in load_starter().pairs if pair.part == "test")
     (tmp_path / "own.csv").write_text(f'text\n"{tested.stereotype.upper()}"\nsomething else\n')
-    refused(commands.run("debias", models / "llama", "--train", "own.csv", *QUICK, cwd=tmp_path), 2, "texts of the reported part of starter occur", "must not be trained on")
+    command = commands.run("debias", models / "llama", "--train", "own.csv", *QUICK, cwd=tmp_path)
+    refused(command, 2, "texts of the reported part of starter occur", "must not be trained on")
 
 
 def test_an_output_folder_in_use(commands, models, tmp_path):
@@ -222,7 +227,8 @@ def small_disk(tmp_path):
     """A disk of its own of 1 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk can be mounted by root only")
     yield place
     subprocess.run(["umount", place], check=True)

@@ -42,8 +42,8 @@ def test_help_is_quick_and_names_every_verb():
 
 
 def test_every_verb_that_loads_a_model_has_the_same_options(commands, tmp_path):
-    for verb in (["debias"], ["audit"], ["generate"], ["doctor"], ["edit", "apply"], ["edit", "export"], ["edit", "merge"], ["edit", "undo"]):
-        text = commands.run(*verb, "--help", cwd=tmp_path).stdout
+    for verb in ("debias", "audit", "generate", "doctor", "edit apply", "edit export", "edit merge", "edit undo"):
+        text = commands.run(*verb.split(), "--help", cwd=tmp_path).stdout
         for option in ("device", "dtype", "revision", "seed", "load-in-4bit", "device-map", "prefix", "trust-remote-code"):
             assert f"--{option} " in text, (verb, option)
 
@@ -59,7 +59,7 @@ def test_debias_leaves_page_model_edit_tables_and_card(finished):
     assert record["strength"] > 0
     assert record["method"]["settings"]["steps"] == 10
     recipe = yaml.safe_load((finished.folder / "recipe.yaml").read_text())
-    assert recipe["method"]["learning_rate"] == 0.05
+    assert recipe["method"]["learning_rate"] == 0.3
     left = {path.name for path in finished.folder.iterdir()}
     assert left == {".lock", "edit", "model", "recipe.yaml", "report.html", "run.json", "tables"}
 
@@ -118,7 +118,8 @@ def test_options_win_over_set_and_set_over_the_recipe(commands, models, tmp_path
     (tmp_path / "run.yaml").write_text(f"model: {models / 'llama'}\nmethod: {{name: task-vector, steps: 3, rank: 2}}\nseed: 3\n")
     command = commands.run(
         "debias", "--recipe", "run.yaml", "--set", "method.steps=2", "--set", "seed=4", "--set", "model.prefix=none", "--seed", "5",
-        "--benchmarks", "starter,perplexity:starter", "--budget", "none", "--set", "resamples=200", "--set", "search.points=2", "--out", "here",
+        "--benchmarks", "starter,perplexity:starter", "--budget", "none", "--set", "resamples=200", "--set", "search.points=2",
+        "--out", "here",
         cwd=tmp_path,
     )
     assert command.code == 0, command.stderr
@@ -228,7 +229,11 @@ def test_generate_shows_base_and_edited_side_by_side(finished, commands, models,
 def test_doctor_tells_time_memory_layers_and_traps(commands, models, tmp_path):
     command = commands.run("doctor", models / "gpt2", cwd=tmp_path)
     assert command.code == 0, command.stderr
-    for words in ("whole run, about", "memory of fitting", "c_attn", "Conv1D", "tied to the input embeddings", "prefix token", "free disk here", "torch"):
+    expected = (
+        "whole run, about", "memory of fitting", "c_attn", "Conv1D", "tied to the input embeddings", "prefix token", "free disk here",
+        "torch",
+    )
+    for words in expected:
         assert words in command.stdout, words
 
 

@@ -12,7 +12,7 @@ from fairforget.edits import WeightEdit
 
 SETTINGS = (
     "--set", "method.steps=40", "--set", "method.batch_size=2", "--set", "resamples=500", "--set", "search.bisections=2",
-    "--set", "method.learning_rate=0.05", "--set", "method.targets=all-linear", "--budget", "perplexity=900%",
+    "--set", "method.learning_rate=0.3", "--set", "method.targets=all-linear", "--budget", "perplexity=900%",
 )
 STAGES = ("Loading", "1/6", "2/6", "3/6", "4/6", "5/6", "6/6")
 
@@ -42,7 +42,7 @@ def same_tables(first, second):
 
 def nothing_left_over(run):
     assert {path.name for path in run.iterdir()} == {".lock", "edit", "model", "recipe.yaml", "report.html", "run.json", "tables"}
-    assert not [path for path in run.parent.rglob(".*.part")]
+    assert not list(run.parent.rglob(".*.part"))
 
 
 @pytest.mark.parametrize("seed", [0])
@@ -101,7 +101,7 @@ def test_a_kill_between_the_record_and_the_page(commands, whole, tmp_path):
 
 
 def test_a_kill_before_anything_was_written(commands, whole, tmp_path):
-    arguments, undisturbed = whole
+    arguments, _ = whole
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".recipe.yaml.abc.part").write_text("half")
     command = commands.start(*arguments, "run", cwd=tmp_path)

@@ -23,8 +23,8 @@ from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
 from fairforget.models.model import Model
 from fairforget.objectives import CrossEntropy, KLToBase
-from fairforget.settings import Settings
 from fairforget.objectives.drift import Reference
+from fairforget.settings import Settings
 from fairforget.training import Monitor, Objective, StreamDataset, TextStream, train
 
 
@@ -51,16 +51,16 @@ class TaskVectorSettings(Settings):
     """LoRA scaling: the change is alpha / rank · B · A (PEFT's default 8, so a factor of 1)."""
     dropout: float = Field(0.01, ge=0, lt=1)
     """Dropout on the LoRA's input."""
-    targets: Literal["attention", "all-linear"] | list[str] = "attention"
+    targets: Literal["attention", "all-linear"] | list[str] = "all-linear"
     """Modules with LoRA: `attention` is PEFT's choice for the architecture (query and value), `all-linear` every linear but the head,
     or a list of module names."""
     max_length: int = Field(128, ge=2)
     """Tokens kept of a text."""
     masking_rate: float = Field(0.15, gt=0, le=1)
     """Masked models: share of tokens predicted at each visit (Devlin et al. 2019), at least one."""
-    drift_limit: float = Field(10.0, ge=0)
+    drift_limit: float = Field(0.0, ge=0)
     """Weight of the divergence from the base, KL(base || tuned), on `drift_texts`. What the fine-tuning does not learn is not subtracted
-    either, so that the negation costs less; 0 is the papers' plain fine-tuning."""
+    either, so that the negation costs less, and it takes more steps to learn; 0 is the papers' plain fine-tuning."""
     drift_texts: Literal["counterparts", "neutral"] = "counterparts"
     """Where drift is limited: `counterparts`, the anti-stereotypes of the training texts (or gender swaps of them) and neutral text, so
     that little but the stereotype is left to learn; or `neutral` text alone."""
@@ -104,8 +104,9 @@ class TaskVector(Method):
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
         streams = {"forget": stream}
         if settings.drift_limit:
+            retained = retained_texts(data, seed, settings.drift_texts == "counterparts")
             streams["retain"] = TextStream(
-                model, retained_texts(data, seed, settings.drift_texts == "counterparts"), max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed + 1
+                model, retained, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed + 1
             )
         dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // len(stream)))
 
@@ -207,7 +208,8 @@ def neutral_texts(seed: int) -> list[str]:
     """Text on which a tuned model should stay as it is: stretches of the starter set's neutral sentences, in a seeded order."""
     sentences = [text.text for text in load_starter().neutral]
     order = np.random.default_rng(seed).permutation(len(sentences)).tolist()
-    return [" ".join(sentences[index] for index in order[start : start + NEUTRAL_SENTENCES]) for start in range(0, len(order), NEUTRAL_SENTENCES)]
+    starts = range(0, len(order), NEUTRAL_SENTENCES)
+    return [" ".join(sentences[index] for index in order[start : start + NEUTRAL_SENTENCES]) for start in starts]
 
 
 def retained_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str], seed: int, counterparts: bool) -> list[str]:

@@ -37,7 +37,7 @@ class Scorer:
 
     Args:
         model: causal or masked; edits attached to it are part of the state that is scored.
-        store: keep scores on disk and take them from there. ``None`` computes all anew.
+        store: keep scores on disk and take them from there; ``False`` computes all anew.
         token_budget: padded tokens in a forward; halved when memory runs out.
         share_prefixes: run what several causal requests have in common once.
     """

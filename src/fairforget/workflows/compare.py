@@ -18,7 +18,9 @@ from fairforget.workflows.run_folder import RunFolder, read_json
 from fairforget.workflows.verdict import compare_verdict
 
 
-def compare(first: Path | str, second: Path | str, *, out: Path | str | None = None, resamples: int = 10_000, seed: int = 0) -> pl.DataFrame:
+def compare(
+    first: Path | str, second: Path | str, *, out: Path | str | None = None, resamples: int = 10_000, seed: int = 0
+) -> pl.DataFrame:
     """Compare the audits in two run folders; of a debiasing run the edited state counts.
 
     Args:
@@ -60,7 +62,7 @@ def compare(first: Path | str, second: Path | str, *, out: Path | str | None = N
 def _read(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     run = RunFolder(folder)
     if not run.finished():
-        raise UsageError(f"{folder} holds no finished run (no complete run.json): run fairforget audit or debias with --out {folder} first.")
+        raise UsageError(f"{folder} holds no finished run (no complete run.json): run fairforget audit or debias with --out {folder}.")
     record = read_json(run.record)
     if record["kind"] == "compare":
         raise UsageError(f"{folder} is itself a comparison: compare two audits or debiasing runs.")

@@ -126,7 +126,11 @@ def _run(
     if data is None:
         train = recipe.train
         data = training_source(
-            train.source, stereoset_task=train.stereoset_task, columns=train.columns or None, split=train.split, config=train.config  # type: ignore[arg-type]
+            train.source,
+            stereoset_task=train.stereoset_task,  # type: ignore[arg-type]  # an unknown one is refused with a sentence
+            columns=train.columns or None,
+            split=train.split,
+            config=train.config,
         )
     if model is None:
         say(f"Loading {recipe.model.ref}.")
@@ -206,10 +210,13 @@ def prepare(recipe: Recipe) -> _Plan:
         raise UsageError(f"The target {recipe.target} is not among the benchmarks ({', '.join(by_name)}): add {name} to --benchmarks.")
     if by_name[name] not in steering:
         raise UsageError(f"{name} cannot be a target: it is a measure of ability or set-level; choose a bias benchmark.")
-    return _Plan(benchmarks, by_name[name], metric, by_name.get("perplexity") if "perplexity" in recipe.budget else None, f"{name}:{metric}")
+    cost = by_name.get("perplexity") if "perplexity" in recipe.budget else None
+    return _Plan(benchmarks, by_name[name], metric, cost, f"{name}:{metric}")
 
 
-def refuse_overlap(data: TrainingSource | Sequence[TrainingText] | Sequence[str], benchmarks: Sequence[Benchmark], family: str) -> list[str]:
+def refuse_overlap(
+    data: TrainingSource | Sequence[TrainingText] | Sequence[str], benchmarks: Sequence[Benchmark], family: str
+) -> list[str]:
     """Refuse training text that occurs in a reported test.
 
     Returns:
@@ -226,11 +233,12 @@ def refuse_overlap(data: TrainingSource | Sequence[TrainingText] | Sequence[str]
         report = find_overlap(train, texts, swap_gender)
         if report.equal:
             raise UsageError(
-                f"{report.equal} texts of the reported part of {benchmark.name} occur in the training data (case, punctuation and gender swaps "
-                "aside): what is tested must not be trained on. Take them out of the training data, or drop this benchmark."
+                f"{report.equal} texts of the reported part of {benchmark.name} occur in the training data (case, punctuation and gender "
+                "swaps aside): what is tested must not be trained on. Take them out of the training data, or drop this benchmark."
             )
         if report.near:
-            warnings.append(f"{report.near} texts of the reported part of {benchmark.name} share half or more of their 8-word runs with the training data.")
+            near = f"{report.near} texts of the reported part of {benchmark.name}"
+            warnings.append(f"{near} share half or more of their 8-word runs with the training data.")
     return warnings
 
 
@@ -248,8 +256,8 @@ def refuse_unchanged(model: Model, edit: Edit, benchmark: Benchmark) -> None:
         edited = np.concatenate(Scorer(model, store=False).score(probes, "probes"))
     if np.array_equal(base, edited, equal_nan=True):
         raise FairforgetError(
-            f"The edited model gives the base's outputs to the last bit on {len(probes)} probes at strength {edit.strength:g}: the edit does nothing, "
-            "so no figure of it is reported. Train longer or with a higher learning rate."
+            f"The edited model gives the base's outputs to the last bit on {len(probes)} probes at strength {edit.strength:g}: the edit "
+            "does nothing, so no figure of it is reported. Train longer or with a higher learning rate."
         )
 
 
@@ -313,7 +321,12 @@ def _record(
     return {
         "kind": "debias",
         "model": model_facts(model),
-        "method": {"name": method.name, "settings": method.settings.model_dump(mode="json"), "summary": method.summary, "source": method.source},
+        "method": {
+            "name": method.name,
+            "settings": method.settings.model_dump(mode="json"),
+            "summary": method.summary,
+            "source": method.source,
+        },
         "training": {"source": recipe.train.source, **dict(provenance.get("training", {})), "data": provenance.get("training_data", {})},
         "target": plan.target_text,
         "budget": {"metric": "perplexity", "percent": recipe.budget["perplexity"]} if "perplexity" in recipe.budget else None,

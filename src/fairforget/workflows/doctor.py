@@ -134,7 +134,7 @@ def _work(model: Model, recipe: Recipe) -> list[Fact]:
     fitting = TRAINING_FACTOR * training / speed
     facts += [
         Fact(section, "scoring speed", f"{speed:,.0f} tokens/s, measured"),
-        Fact(section, "scoring, at most", f"{duration(scoring)}: base on select, budget and {recipe.search.points - 1} strengths, both on test"),
+        Fact(section, "scoring, at most", f"{duration(scoring)}: base, budget and strengths on select, base and edited on test"),
         Fact(section, "fitting, about", f"{duration(fitting)} ({words})"),
         Fact(section, "whole run, about", duration(scoring + fitting)),
     ]
@@ -228,7 +228,8 @@ def _machine(model: Model, folder: Path) -> list[Fact]:
         facts.append(Fact(section, "free memory of the card", f"{_gigabytes(left)} of {_gigabytes(whole)} ({card})"))
     for name, place in (("free disk here", folder), ("free disk of the cache", cache_folder())):
         left = shutil.disk_usage(place).free
-        facts.append(Fact(section, name, f"{_gigabytes(left)} ({place})", "too little for the edited model" if left < 2 * _bytes(model) else ""))
+        trap = "too little for the edited model" if left < 2 * _bytes(model) else ""
+        facts.append(Fact(section, name, f"{_gigabytes(left)} ({place})", trap))
     return facts + [Fact("Versions", name, version) for name, version in versions().items()]
 
 

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fairforget.errors import UsageError, nearest_names
 from fairforget.settings import Settings, explain_validation
 
-
 SHORT_FORMS = {"model": "ref", "method": "name", "train": "source"}
 """Field that a plain text stands for, where a section may be written as one."""
 
@@ -63,7 +62,7 @@ class TrainChoice(Settings):
     """starter, stereoset, edos, civil-comments, a file, or datasets:owner/name."""
     stereoset_task: str = "intersentence"
     """intersentence, intrasentence or both."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """For a file of one's own: role (text, group, cluster) to column."""
     split: str = "train"
     """Split of a `datasets` id."""
@@ -87,7 +86,7 @@ class BenchmarkChoice(Settings):
 
     name: str
     """Name or name:preset."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """Settings that override those of the preset."""
 
 
@@ -104,7 +103,7 @@ class Recipe(Settings):
     """What is measured."""
     target: str | None = None
     """BENCHMARK:METRIC that the search brings toward neutral; the margin of the first bias benchmark by default."""
-    budget: dict[str, float] = {"perplexity": 2.0}
+    budget: dict[str, float] = Field(default_factory=lambda: {"perplexity": 2.0})
     """What may be paid on `select`, in per cent of the base's perplexity."""
     search: Search = Field(default_factory=lambda: Search.model_validate({}))
     """How the strength is searched."""
@@ -187,7 +186,8 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe", lines: Mappin
     try:
         full = method.settings_class.model_validate(recipe.method.settings)
     except ValidationError as error:
-        raise explain_validation(error, method.settings_class, f"{_place(where, lines, error, ('method',))}, method {recipe.method.name}") from error
+        place = _place(where, lines, error, ("method",))
+        raise explain_validation(error, method.settings_class, f"{place}, method {recipe.method.name}") from error
     return recipe.model_copy(update={"method": MethodChoice(name=recipe.method.name, **full.model_dump(mode="json"))})
 
 

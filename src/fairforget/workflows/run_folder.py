@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import platform
 import shutil
@@ -73,7 +73,8 @@ class RunFolder:
         with folder_lock(self.path):
             if self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe:
                 raise UsageError(
-                    f"The folder {self.path} holds a run of another recipe ({self.recipe}): choose another folder with --out, or remove it to start anew."
+                    f"The folder {self.path} holds a run of another recipe ({self.recipe}): choose another folder with --out, "
+                    "or remove it to start anew."
                 )
             for path in [entry for entry in self.path.rglob(".*") if _is_leftover(entry)]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -99,7 +100,7 @@ class RunFolder:
             "versions": versions(),
             "git": git_state(),
             "command": " ".join(sys.argv) if sys.argv and sys.argv[0] else "python",
-            "started": datetime.datetime.fromtimestamp(self._start, datetime.UTC).isoformat(timespec="seconds"),
+            "started": dt.datetime.fromtimestamp(self._start, dt.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self._start, 1),
             "finished": True,
         }

@@ -132,7 +132,8 @@ def search_strength(
     candidates = [point for _, point in sorted(points.items()) if point.target is not None and point.within is not False]
     chosen = _choose(candidates, metric, base_target)
     reason = (
-        f"Of {settings.points} strengths from 0 to {limit:g} it is the smallest whose distance from neutral is within one standard error of the least."
+        f"Of {settings.points} strengths from 0 to {limit:g} it is the smallest whose distance from neutral is within one standard error "
+        "of the least."
         if chosen else "No strength within the budget is nearer to neutral than the base by more than one standard error of the difference."
     )
     return StrengthSearch(chosen, limit, _curve(points, chosen, base_target), reason)

@@ -17,8 +17,8 @@ from fairforget.stats import Interval
 Kind = Literal["lowered", "not distinguishable", "raised", "reversed", "no edit within budget", "measured", "compared"]
 
 GENERAL_LIMITS = (
-    "These figures are about the items of these benchmarks, in English, scored by likelihood; they say nothing about what the model writes in use, "
-    "about groups and stereotypes that are not among the items, or about harm.",
+    "These figures are about the items of these benchmarks, in English, scored by likelihood; they say nothing about what the model "
+    "writes in use, about groups and stereotypes that are not among the items, or about harm.",
     "A near-neutral average can hide stereotypes in both directions: look at the groups and at the items that changed.",
 )
 
@@ -67,7 +67,8 @@ def debias_verdict(evidence: Evidence, cautions: Sequence[str] = ()) -> Verdict:
         evidence: the figures.
         cautions: words of the benchmarks that must stand beside their figures.
     """
-    limits = (*dict.fromkeys(caution for caution in cautions if caution), *GENERAL_LIMITS, "One seed was run: another seed would give somewhat other figures.")
+    one_seed = "One seed was run: another seed would give somewhat other figures."
+    limits = (*dict.fromkeys(caution for caution in cautions if caution), *GENERAL_LIMITS, one_seed)
     before, after, change, unit = evidence.before, evidence.after, evidence.change, evidence.unit
     if evidence.strength == 0:
         return Verdict(
@@ -122,7 +123,8 @@ def audit_verdict(metrics: pl.DataFrame, name: str, part: str, cautions: Sequenc
     off = 0
     for row in overall.iter_rows(named=True):
         if row["low"] is None or row["value"] is None or not math.isfinite(row["low"]):
-            sentences.append(f"{row['task']} {row['metric']}: {_figure(_number(row['value']), row['unit'])}, {row['note'] or 'no interval'}.")
+            figure = _figure(_number(row["value"]), row["unit"])
+            sentences.append(f"{row['task']} {row['metric']}: {figure}, {row['note'] or 'no interval'}.")
             continue
         away = not row["low"] <= row["neutral"] <= row["high"]
         off += away
@@ -142,9 +144,8 @@ def audit_verdict(metrics: pl.DataFrame, name: str, part: str, cautions: Sequenc
 
 def compare_verdict(metrics: pl.DataFrame, first: str, second: str) -> Verdict:
     """What two audits of the same items say together."""
-    rows: list[dict[str, Any]] = [
-        row for row in metrics.filter((pl.col("state") == "difference") & (pl.col("group") == "all")).iter_rows(named=True)
-    ]
+    overall = metrics.filter((pl.col("state") == "difference") & (pl.col("group") == "all"))
+    rows: list[dict[str, Any]] = list(overall.iter_rows(named=True))
     sentences: list[str] = []
     changed = 0
     for row in rows:
