@@ -255,16 +255,19 @@ def rows_of(case: Case) -> tuple[list[list[str]], list[str]]:
     return table, wrong
 
 
-HEADINGS = ["case", "runner", "items", "wall s", "CPU s", "tokens", "forwards", "wall / ours", "CPU / ours", "max |diff|"]
+COLUMNS = {
+    "case": 32, "runner": 22, "items": 5, "wall s": 7, "CPU s": 7, "tokens": 7, "forwards": 8, "wall / ours": 11, "CPU / ours": 10,
+    "max diff": 8,
+}
+"""Headings and widths; fixed, so that each case is printed as soon as it has been measured."""
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
     """GitHub Markdown, columns aligned."""
-    widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
-    rule = ["-" * widths[0], "-" * widths[1], *(f"{'-' * (width - 1)}:" for width in widths[2:])]
-    for row in (HEADINGS, rule, *rows):
-        aligned = [f"{cell:{'<' if column < 2 else '>'}{widths[column]}}" for column, cell in enumerate(row)]
-        print(f"| {' | '.join(aligned)} |")
+    for row in rows:
+        sides = ["<", "<", *">" * (len(row) - 2)]
+        aligned = [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, COLUMNS.values(), strict=True)]
+        print(f"| {' | '.join(aligned)} |", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -309,7 +312,6 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[Case, object]]:
 
 def main() -> int:
     options = arguments()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import logging
 
@@ -326,14 +328,14 @@ def main() -> int:
         versions["lm-eval"] = importlib.metadata.version("lm-eval")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
     print(f"threads {options.threads}, repeats {options.repeats}, float32, CPU\n")
-    table, wrong = [], []
+    rule = ["-" * (width - 1) + ("-" if column < 2 else ":") for column, width in enumerate(COLUMNS.values())]
+    print_rows([list(COLUMNS), rule])
+    wrong = []
     for case, hf in cases(options):
         measure(case, hf, options.repeats)
         rows, failures = rows_of(case)
-        table += rows
+        print_rows(rows)
         wrong += failures
-        print(f"done: {case.name}", file=sys.stderr)
-    print_table(table)
     for sentence in wrong:
         print(f"NOT EQUAL. {sentence}")
     return 1 if wrong else 0

@@ -10,7 +10,8 @@ import torch
 from tiny import tiny_model
 
 from fairforget import methods
-from fairforget.methods.task_vector import neutral_texts
+from fairforget.data.training import TrainingText, training_source
+from fairforget.methods.task_vector import neutral_texts, retained_texts
 from fairforget.objectives import KLToBase, kl_divergence
 from fairforget.scoring import ContinuationRequest, Scorer
 from fairforget.training import TextStream
@@ -60,3 +61,20 @@ def test_a_limited_vector_moves_neutral_text_less(tuning: str) -> None:
         return float(np.mean(np.abs(after - before)))
 
     assert drift(10.0) < 0.7 * drift(0.0)
+
+
+def test_counterparts_are_the_sources_own_else_gender_swaps_else_neutral_text() -> None:
+    own = TrainingText("the old man is slow", ("old",), "a", "the young man is slow")
+    swapped = TrainingText("she is a nurse", (), "b")
+    neither = TrainingText("the river is long", (), "c")
+    neutral = set(neutral_texts(0))
+    retained = retained_texts([own, swapped, own, neither], 0, counterparts=True)
+    assert retained[:2] == ["the young man is slow", "he is a nurse"]
+    assert retained[2] in neutral  # every third row
+    assert retained[3] in neutral  # nothing to swap
+    assert set(retained_texts([own], 0, counterparts=False)) == neutral
+
+
+def test_every_starter_text_has_its_counterpart() -> None:
+    texts = training_source("starter").texts
+    assert all(text.counterpart and text.counterpart != text.text for text in texts)

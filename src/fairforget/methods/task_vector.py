@@ -35,7 +35,7 @@ class TaskVectorSettings(Settings):
     """What is trained: `lora`, low-rank factors on chosen linears (Dige et al. 2024), or `full`, all weights (Ilharco et al. 2023)."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
     """Peak learning rate of AdamW. 5e-4 with LoRA is the released value for LLaMA, 2e-4 for OPT; full tuning wants about 1e-5."""
-    epochs: float = Field(3.0, gt=0, le=1000)
+    epochs: float = Field(2.0, gt=0, le=1000)
     """Passes over the texts; the released code takes 10. `steps` overrides it."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps, in place of `epochs`."""

@@ -30,8 +30,8 @@ from fairforget.workflows.recipe import Recipe
 from fairforget.workflows.run_folder import versions
 from fairforget.workflows.tokenizer_traps import Fact, tokenizer_facts
 
-MEASURED_SECONDS = 3.0
-"""How long the speed of scoring is measured, about."""
+MEASURED_SECONDS, MEASURED_TOKENS, LONGEST_SECONDS = 1.0, 1000, 20.0
+"""The speed of scoring is read off a sample that took so long and held so many tokens, or was too long already."""
 TRAINING_FACTOR = 3.0
 """A training step in forwards: one forward, and a backward that costs two (Kaplan et al. 2020, section 2.1)."""
 ACTIVATION_BYTES = 34
@@ -86,9 +86,10 @@ def _targets(model: Model, recipe: Recipe) -> list[Fact]:
     """Linear layers by their last name, and which of them a LoRA would be on."""
     section = "LoRA targets"
     counts: Counter[tuple[str, int, int]] = Counter()
+    head = model.hf.get_output_embeddings()
     for name, module in model.hf.named_modules():
         axes = linear_axes(module)
-        if axes is not None:
+        if axes is not None and module is not head:  # PEFT leaves the head out unless it is named
             counts[(name.rpartition(".")[2], axes.inputs, axes.outputs)] += 1
     wanted = recipe.method.settings.get("targets", "attention")
     chosen = lora_targets(model, wanted)
@@ -163,7 +164,8 @@ def _speed(model: Model, requests: Sequence[Request], seed: int) -> float:
         start = time.perf_counter()
         scorer.score([requests[index] for index in order[:size]])
         seconds = time.perf_counter() - start
-        if seconds > MEASURED_SECONDS / 4 or size >= len(requests):
+        enough = seconds > MEASURED_SECONDS and scorer.counts.tokens >= MEASURED_TOKENS
+        if enough or seconds > LONGEST_SECONDS or size >= len(requests):
             return max(scorer.counts.tokens / max(seconds, 1e-9), 1e-9)
         size *= 4
 

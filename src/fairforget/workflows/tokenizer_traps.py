@@ -44,7 +44,7 @@ def tokenizer_facts(model: Model, prefix: str = "auto") -> list[Fact]:
         ),
         Fact(
             section, "longest input", f"{limit:,} by the tokenizer" if limit < 10**9 else "no limit by the tokenizer",
-            f"the model has {model.max_length} positions" if limit > model.max_length else "",
+            f"the model has {model.max_length} positions only" if model.max_length < limit < 10**9 else "",
         ),
     ]
     if model.family == "causal":
