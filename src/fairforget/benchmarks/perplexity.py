@@ -90,9 +90,11 @@ class Perplexity(Benchmark):
         """Windows and context in words."""
         del item
         if family == "masked":
-            return f"pseudo-perplexity, {self.settings.positions} places, context {self.settings.masked_context}"
+            places = min(self.settings.positions, self.settings.max_tokens or self.settings.positions)
+            return f"pseudo-perplexity, {places} places, context {self.settings.masked_context}"
         stride = f", stride {self.settings.stride}" if self.settings.stride else ""
-        return f"windows of {self.settings.context}{stride}"
+        share = f", {self.settings.max_tokens} tokens" if self.settings.max_tokens else ""
+        return f"windows of {self.settings.context}{stride}{share}"
 
     def plan(self, item: Item, model: Model) -> Plan:
         """All requests of one article taken alone."""

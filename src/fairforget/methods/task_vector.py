@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from transformers import set_seed
 from fairforget.data.starter import load_starter
 from fairforget.data.swaps import swap_gender
 from fairforget.data.training import TrainingSource, TrainingText
-from fairforget.edits import Edit, EditRecord, copy_parameters, difference, from_lora, restore_parameters
+from fairforget.edits import Edit, EditRecord, WeightEdit, combine, copy_parameters, difference, from_lora, restore_parameters
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
 from fairforget.models.model import Model
@@ -58,6 +58,9 @@ class TaskVectorSettings(Settings):
     """Tokens kept of a text."""
     masking_rate: float = Field(0.15, gt=0, le=1)
     """Masked models: share of tokens predicted at each visit (Devlin et al. 2019), at least one."""
+    contrast: bool = False
+    """Tune a second time, on the counterparts of the texts, and subtract the difference of the two vectors: what both learn (style, topic,
+    the names of groups) cancels and is not paid for. Texts without a counterpart, or a gender swap of their own, are left out."""
     drift_limit: float = Field(0.0, ge=0)
     """Weight of the divergence from the base, KL(base || tuned), on `drift_texts`. What the fine-tuning does not learn is not subtracted
     either, so that the negation costs less, and it takes more steps to learn; 0 is the papers' plain fine-tuning."""
@@ -68,8 +71,15 @@ class TaskVectorSettings(Settings):
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native. Scoring stays in float32 all the same."""
 
 
+Run = Callable[[Reference], dict[str, Any]]
+"""Trains the model that was made ready, given how to compute its base; returns what the record says of the training."""
+
+
 class TaskVector(Method):
-    """θ(s) = θ₀ − s·τ with τ = θ₁ − θ₀, where θ₁ is the model fine-tuned on biased text (its likelihood, or masked likelihood)."""
+    """θ(s) = θ₀ − s·τ with τ = θ₁ − θ₀, where θ₁ is the model fine-tuned on biased text (its likelihood, or masked likelihood).
+
+    With `contrast` τ = θ₁ − θ₂, where θ₂ is fine-tuned in the same way, from the same factors and in the same order, on the counterparts.
+    """
 
     name: ClassVar[str] = "task-vector"
     summary: ClassVar[str] = "Fine-tune on biased text and subtract what was learnt."
@@ -99,9 +109,36 @@ class TaskVector(Method):
             raise UsageError("A quantised model cannot be tuned in full: use tuning=lora, or load it without --load-in-4bit.")
         if settings.batch_size % settings.accumulation:
             raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
-        stream = TextStream(model, texts_of(data), max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed)
-        steps = settings.steps or max(1, round(settings.epochs * len(stream) / settings.batch_size))
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            place = folder or Path(scratch)
+            if settings.contrast:
+                texts, counterparts = contrasted_texts(data)
+                learnt = self._vector(model, texts, texts, record, place / "stereotypes", seed, monitor)
+                opposite = self._vector(model, counterparts, texts, record, place / "counterparts", seed, monitor)
+                found = combine([(learnt, 1.0), (opposite, -1.0)])
+                outcome = {
+                    "training": learnt.record.provenance["training"], "training_of_counterparts": opposite.record.provenance["training"],
+                }
+                edit = WeightEdit(found.deltas, record).with_provenance(outcome)
+            else:
+                edit = self._vector(model, texts_of(data), data, record, place, seed, monitor)
+        return edit.with_provenance({"training_data": provenance_of(data)})
+
+    def _vector(
+        self,
+        model: Model,
+        texts: list[str],
+        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
+        record: EditRecord,
+        place: Path,
+        seed: int,
+        monitor: Monitor | None,
+    ) -> WeightEdit:
+        """The negated vector of one fine-tuning; `data` is what drift is limited on the counterparts of."""
+        settings = self.settings
+        stream = TextStream(model, texts, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed)
+        steps = settings.steps or max(1, round(settings.epochs * len(stream) / settings.batch_size))
         streams = {"forget": stream}
         if settings.drift_limit:
             retained = retained_texts(data, seed, settings.drift_texts == "counterparts")
@@ -110,7 +147,7 @@ class TaskVector(Method):
             )
         dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // len(stream)))
 
-        def run(place: Path, reference: Reference) -> dict[str, Any]:
+        def run(reference: Reference) -> dict[str, Any]:
             objectives: list[Objective] = [CrossEntropy(stream="forget")]
             if settings.drift_limit:
                 objectives.append(KLToBase(reference, settings.drift_limit))
@@ -127,16 +164,13 @@ class TaskVector(Method):
                 folder=place,
                 seed=seed,
                 monitor=monitor,
-                description=f"fine-tuning on {len(stream)} biased texts",
+                description=f"fine-tuning on {len(stream)} texts ({place.name})",
             )
 
         set_seed(seed)
-        with tempfile.TemporaryDirectory() as scratch:
-            place = folder or Path(scratch)
-            edit = self._fit_lora(model, record, run, place) if settings.tuning == "lora" else self._fit_full(model, record, run, place)
-        return edit.with_provenance({"training_data": provenance_of(data)})
+        return self._fit_lora(model, record, run) if settings.tuning == "lora" else self._fit_full(model, record, run)
 
-    def _fit_lora(self, model: Model, record: EditRecord, run: Any, place: Path) -> Edit:
+    def _fit_lora(self, model: Model, record: EditRecord, run: Run) -> WeightEdit:
         from peft import LoraConfig, get_peft_model
 
         settings = self.settings
@@ -150,7 +184,7 @@ class TaskVector(Method):
             )
             wrapped = get_peft_model(model.hf, config)  # type: ignore[arg-type]
             try:
-                outcome = run(place, wrapped.disable_adapter)
+                outcome = run(wrapped.disable_adapter)
                 edit = from_lora(wrapped, record=record, sign=-1.0)
             finally:
                 model.hf.zero_grad(set_to_none=True)
@@ -161,13 +195,13 @@ class TaskVector(Method):
                         delattr(model.hf, mark)
         return edit.with_provenance({"training": outcome})
 
-    def _fit_full(self, model: Model, record: EditRecord, run: Any, place: Path) -> Edit:
+    def _fit_full(self, model: Model, record: EditRecord, run: Run) -> WeightEdit:
         with _gradient_flags(model.hf):
             for parameter in model.hf.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
             before = copy_parameters(model.hf)
             try:
-                outcome = run(place, lambda: _swapped(model.hf, before))
+                outcome = run(lambda: _swapped(model.hf, before))
                 edit = difference(model, before, model.hf, record=record, sign=-1.0)
             finally:
                 model.hf.zero_grad(set_to_none=True)
@@ -210,6 +244,20 @@ def neutral_texts(seed: int) -> list[str]:
     order = np.random.default_rng(seed).permutation(len(sentences)).tolist()
     starts = range(0, len(order), NEUTRAL_SENTENCES)
     return [" ".join(sentences[index] for index in order[start : start + NEUTRAL_SENTENCES]) for start in starts]
+
+
+def contrasted_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Texts that have a counterpart (the source's own, else with genders swapped), and these counterparts.
+
+    Raises:
+        UsageError: no text has one.
+    """
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    pairs = [(row, swap_gender(row)) if isinstance(row, str) else (row.text, row.counterpart or swap_gender(row.text)) for row in rows]
+    pairs = [(text, other) for text, other in pairs if text != other]
+    if not pairs:
+        raise UsageError("contrast: no training text has a counterpart or a gender word to swap; use texts that do, or contrast=false.")
+    return [text for text, _ in pairs], [other for _, other in pairs]
 
 
 def retained_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str], seed: int, counterparts: bool) -> list[str]:
