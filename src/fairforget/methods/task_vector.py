@@ -35,7 +35,7 @@ class TaskVectorSettings(Settings):
     """What is trained: `lora`, low-rank factors on chosen linears (Dige et al. 2024), or `full`, all weights (Ilharco et al. 2023)."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
     """Peak learning rate of AdamW. 5e-4 with LoRA is the released value for LLaMA, 2e-4 for OPT; full tuning wants about 1e-5."""
-    epochs: float = Field(2.0, gt=0, le=1000)
+    epochs: float = Field(1.5, gt=0, le=1000)
     """Passes over the texts; the released code takes 10. `steps` overrides it."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps, in place of `epochs`."""
@@ -58,9 +58,10 @@ class TaskVectorSettings(Settings):
     """Tokens kept of a text."""
     masking_rate: float = Field(0.15, gt=0, le=1)
     """Masked models: share of tokens predicted at each visit (Devlin et al. 2019), at least one."""
-    contrast: bool = False
+    contrast: bool | Literal["auto"] = "auto"
     """Tune a second time, on the counterparts of the texts, and subtract the difference of the two vectors: what both learn (style, topic,
-    the names of groups) cancels and is not paid for. Texts without a counterpart, or a gender swap of their own, are left out."""
+    the names of groups) cancels and is not paid for. `auto` does so where the source gives every text its anti-stereotype; `true` takes
+    gender swaps too and leaves out texts that have neither; `false` is the papers' single vector."""
     drift_limit: float = Field(0.0, ge=0)
     """Weight of the divergence from the base, KL(base || tuned), on `drift_texts`. What the fine-tuning does not learn is not subtracted
     either, so that the negation costs less, and it takes more steps to learn; 0 is the papers' plain fine-tuning."""
@@ -112,7 +113,7 @@ class TaskVector(Method):
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
         with tempfile.TemporaryDirectory() as scratch:
             place = folder or Path(scratch)
-            if settings.contrast:
+            if _contrasts(settings.contrast, data):
                 texts, counterparts = contrasted_texts(data)
                 learnt = self._vector(model, texts, texts, record, place / "stereotypes", seed, monitor)
                 opposite = self._vector(model, counterparts, texts, record, place / "counterparts", seed, monitor)
@@ -244,6 +245,13 @@ def neutral_texts(seed: int) -> list[str]:
     order = np.random.default_rng(seed).permutation(len(sentences)).tolist()
     starts = range(0, len(order), NEUTRAL_SENTENCES)
     return [" ".join(sentences[index] for index in order[start : start + NEUTRAL_SENTENCES]) for start in starts]
+
+
+def _contrasts(contrast: bool | str, data: TrainingSource | Sequence[TrainingText] | Sequence[str]) -> bool:
+    if contrast != "auto":
+        return bool(contrast)
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    return bool(rows) and all(isinstance(row, TrainingText) and row.counterpart for row in rows)
 
 
 def contrasted_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str]) -> tuple[list[str], list[str]]:
