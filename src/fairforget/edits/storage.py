@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fairforget.edits.base import EditRecord
-from fairforget.errors import DataError, FairforgetError, UsageError
-from fairforget.files import atomic_path, write_json
+from fairforget.errors import DataError, UsageError
+from fairforget.files import atomic_path, disk_error, write_json
 
 EDIT_FILE, EDIT_RECORD = "edit.safetensors", "edit.json"
 _FORMAT = "1"
@@ -66,7 +67,9 @@ def write_edit_file(
         try:
             save_file(_writable(tensors), temporary, metadata=metadata)
         except SafetensorError as error:
-            raise FairforgetError(f"{path} cannot be written ({error}): free some space or choose another folder.") from error
+            # The number of the system's error is in safetensors' words only.
+            full = OSError(errno.ENOSPC if "No space left" in str(error) else errno.EIO, str(error))
+            raise disk_error(full, path) from error
     write_json(
         folder / EDIT_RECORD,
         {
