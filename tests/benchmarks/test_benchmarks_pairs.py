@@ -18,10 +18,11 @@ from fairforget.benchmarks._base import Item
 from fairforget.benchmarks._components import components
 from fairforget.benchmarks._evaluate import evaluate
 from fairforget.benchmarks._metrics import PCT_STEREOTYPE
-from fairforget.benchmarks._sentences import changed_positions, masked_requests, sentence_requests, shared_positions
+from fairforget.benchmarks._sentences import masked_requests, sentence_requests
 from fairforget.errors import UsageError
 from fairforget.models import Model
 from fairforget.scoring import ContinuationRequest, Scorer
+from fairforget.scoring.alignment import changed_positions, shared_positions
 
 LLAMA, GPT2, BERT = tiny_model("llama"), tiny_model("gpt2"), tiny_model("bert")
 TEXTS = [

@@ -11,7 +11,8 @@ from tiny import tiny_model
 
 from fairforget import methods
 from fairforget.data.training import TrainingText, training_source
-from fairforget.methods.task_vector import neutral_texts, retained_texts
+from fairforget.methods._tuning import neutral_texts
+from fairforget.methods.task_vector import retained_texts
 from fairforget.objectives import KLToBase, kl_divergence
 from fairforget.scoring import ContinuationRequest, Scorer
 from fairforget.training import TextStream

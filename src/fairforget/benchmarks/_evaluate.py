@@ -50,7 +50,7 @@ MARGIN_RMS = "margin_rms"
 
 def evaluate(
     benchmark: Benchmark, base: pl.DataFrame, edited: pl.DataFrame | None = None, *, resamples: int = 10_000, level: float = 0.95,
-    seed: int = 0,
+    seed: int = 0, base_rows: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """All metrics of one benchmark, by task and over all tasks where that is published, overall and by group.
 
@@ -61,6 +61,7 @@ def evaluate(
         resamples: bootstrap resamples.
         level: coverage. Intervals of differences by group hold jointly over the groups of one metric and task.
         seed: of the resamples.
+        base_rows: what this function returned for `base` alone with the same options; these rows are then not computed again.
 
     Returns:
         Rows of ``METRIC_SCHEMA``.
@@ -76,12 +77,16 @@ def evaluate(
     for task in [*tasks, *([benchmark.pooled] if benchmark.pooled and len(tasks) > 1 else [])]:
         chosen = pl.lit(True) if task == benchmark.pooled and task not in tasks else pl.col("task") == task
         for state, table in tables.items():
-            rows += _state_rows(benchmark, state, task, table.filter(chosen), options)
+            if state == "base" and base_rows is not None:
+                rows += base_rows.filter(pl.col("task") == task).to_dicts()
+            else:
+                rows += _state_rows(benchmark, state, task, table.filter(chosen), options)
         if pairing is not None:
             before, after = (table.filter(chosen) for table in pairing)
             rows += _difference_rows(benchmark, task, before, after, options)
     for row in rows:
-        row["note"] = "; ".join(part for part in (row["note"], benchmark.caution) if part)
+        if benchmark.caution not in row["note"]:
+            row["note"] = "; ".join(part for part in (row["note"], benchmark.caution) if part)
     return pl.DataFrame(rows, schema=METRIC_SCHEMA)
 
 

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
-from fairforget.benchmarks._sentences import changed_positions, masked_requests, scored, sentence_requests, shared_positions
+from fairforget.benchmarks._sentences import masked_requests, scored, sentence_requests
 from fairforget.errors import UsageError
+from fairforget.scoring.alignment import changed_positions, shared_positions
 from fairforget.settings import Settings
 from fairforget.tables import TIE_NATS, preference
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 from transformers import set_seed
 
-from fairforget.data.starter import load_starter
 from fairforget.data.swaps import swap_gender
 from fairforget.data.training import TrainingSource, TrainingText
-from fairforget.edits import Edit, EditRecord, WeightEdit, combine, copy_parameters, difference, from_lora, restore_parameters
+from fairforget.edits import Edit, EditRecord, WeightEdit, combine
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
+from fairforget.methods._tuning import neutral_texts, tune_lora, tune_weights
 from fairforget.models.model import Model
 from fairforget.objectives import CrossEntropy, KLToBase
 from fairforget.objectives.drift import Reference
@@ -70,10 +65,6 @@ class TaskVectorSettings(Settings):
     that little but the stereotype is left to learn; or `neutral` text alone."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native. Scoring stays in float32 all the same."""
-
-
-Run = Callable[[Reference], dict[str, Any]]
-"""Trains the model that was made ready, given how to compute its base; returns what the record says of the training."""
 
 
 class TaskVector(Method):
@@ -169,82 +160,11 @@ class TaskVector(Method):
             )
 
         set_seed(seed)
-        return self._fit_lora(model, record, run) if settings.tuning == "lora" else self._fit_full(model, record, run)
-
-    def _fit_lora(self, model: Model, record: EditRecord, run: Run) -> WeightEdit:
-        from peft import LoraConfig, get_peft_model
-
-        settings = self.settings
-        with _gradient_flags(model.hf), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
-            config = LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha,  # type: ignore[arg-type]
-                lora_dropout=settings.dropout,
-                target_modules=lora_targets(model, settings.targets),
+        if settings.tuning == "lora":
+            return tune_lora(
+                model, record, run, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout, targets=settings.targets, sign=-1.0
             )
-            wrapped = get_peft_model(model.hf, config)  # type: ignore[arg-type]
-            try:
-                outcome = run(wrapped.disable_adapter)
-                edit = from_lora(wrapped, record=record, sign=-1.0)
-            finally:
-                model.hf.zero_grad(set_to_none=True)
-                wrapped.unload()
-                # PEFT marks the model it was in; a marked one would be saved and loaded as if it still had an adapter.
-                for mark in ("peft_config", "_hf_peft_config_loaded"):
-                    if mark in vars(model.hf):
-                        delattr(model.hf, mark)
-        return edit.with_provenance({"training": outcome})
-
-    def _fit_full(self, model: Model, record: EditRecord, run: Run) -> WeightEdit:
-        with _gradient_flags(model.hf):
-            for parameter in model.hf.parameters():
-                parameter.requires_grad_(parameter.is_floating_point())
-            before = copy_parameters(model.hf)
-            try:
-                outcome = run(lambda: _swapped(model.hf, before))
-                edit = difference(model, before, model.hf, record=record, sign=-1.0)
-            finally:
-                model.hf.zero_grad(set_to_none=True)
-                restore_parameters(model.hf, before)
-                model.hf.eval()
-        return edit.with_provenance({"training": outcome})
-
-
-def lora_targets(model: Model, targets: str | list[str]) -> list[str] | str:
-    """Module names for a LoRA.
-
-    Args:
-        model: the model.
-        targets: ``attention`` (PEFT's choice for the architecture, else every linear), ``all-linear`` or names.
-
-    Raises:
-        UsageError: a name that ends no linear module's name.
-    """
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
-    if targets == "attention":
-        targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.hf.config.get_text_config().model_type, "all-linear")
-    if isinstance(targets, str):
-        return targets
-    modules = [name for name, module in model.hf.named_modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in modules):
-            known = sorted({name.rpartition(".")[2] for name in modules})
-            raise UsageError(f"targets: the model has no linear module named '{target}'; it has {', '.join(known)}.")
-    return list(targets)
-
-
-NEUTRAL_SENTENCES = 2
-"""Neutral sentences in a row, so that drift is limited after a stretch of context too and not at the start of a text alone."""
-
-
-def neutral_texts(seed: int) -> list[str]:
-    """Text on which a tuned model should stay as it is: stretches of the starter set's neutral sentences, in a seeded order."""
-    sentences = [text.text for text in load_starter().neutral]
-    order = np.random.default_rng(seed).permutation(len(sentences)).tolist()
-    starts = range(0, len(order), NEUTRAL_SENTENCES)
-    return [" ".join(sentences[index] for index in order[start : start + NEUTRAL_SENTENCES]) for start in starts]
+        return tune_weights(model, record, run, sign=-1.0)
 
 
 def _contrasts(contrast: bool | str, data: TrainingSource | Sequence[TrainingText] | Sequence[str]) -> bool:
@@ -285,33 +205,3 @@ def retained_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str]
         other = (row.counterpart if isinstance(row, TrainingText) else "") or swap_gender(text)
         retained.append(neutral[number % len(neutral)] if number % 3 == 2 or other == text else other)
     return retained
-
-
-@contextlib.contextmanager
-def _swapped(hf: nn.Module, base: Mapping[str, Tensor]) -> Generator[None]:
-    """The base's values are in the model's parameters while the block runs.
-
-    Values are exchanged, not copied: a graph that was recorded before must find the parameters as they were.
-    """
-    tuned = {name: parameter.data for name, parameter in hf.named_parameters()}
-    for name, parameter in hf.named_parameters():
-        if name in base:
-            parameter.data = base[name].to(parameter.device)
-    try:
-        yield
-    finally:
-        for name, parameter in hf.named_parameters():
-            parameter.data = tuned[name]
-
-
-@contextlib.contextmanager
-def _gradient_flags(hf: nn.Module) -> Generator[None]:
-    """Give every parameter its requires_grad back when the block ends."""
-    flags = {name: parameter.requires_grad for name, parameter in hf.named_parameters()}
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for name, parameter in hf.named_parameters():
-            if name in flags:
-                parameter.requires_grad_(flags[name])

@@ -48,12 +48,44 @@ class KLToBase(Objective):
             states = hidden[:, :-1] if model.family == "causal" else hidden
             return torch.log_softmax(model.head(states[chosen]).float(), dim=-1)
 
-        training = model.hf.training
-        with torch.no_grad(), self.reference():
-            model.hf.eval()  # the base is what is audited: without dropout
-            base = log_probabilities()
-            model.hf.train(training)
-        return kl_divergence(base, log_probabilities()).sum()
+        return kl_divergence(at_base(model, self.reference, log_probabilities), log_probabilities()).sum()
+
+
+class HiddenMatch(Objective):
+    """Mean over tokens of (1/d) ‖h(x) - h_ref(x)‖², the states before the head (Li et al. 2024, arXiv 2403.03218, eq. 3, retain part).
+
+    Args:
+        reference: context in which the model is its base.
+        weight: factor of the term.
+        stream: stream of text on which the states should stay as they are.
+    """
+
+    role: ClassVar[Role] = "retain"
+
+    def __init__(self, reference: Reference, weight: float = 1.0, stream: str = "retain") -> None:
+        super().__init__(weight, stream)
+        self.reference = reference
+
+    def count(self, batch: Batch) -> int:
+        """Number of tokens, padding left out."""
+        return int(batch["mask"].sum())
+
+    def sum(self, model: Model, batch: Batch) -> Tensor:
+        """Summed mean squared distance."""
+        chosen = batch["mask"].bool()
+        base = at_base(model, self.reference, lambda: model.hidden(batch["ids"], batch["mask"])[chosen].float())
+        return (model.hidden(batch["ids"], batch["mask"])[chosen].float() - base).square().mean(dim=-1).sum()
+
+
+@torch.no_grad()
+def at_base(model: Model, reference: Reference, compute: Callable[[], Tensor]) -> Tensor:
+    """What the base computes: without gradient and without dropout, as it is audited."""
+    training = model.hf.training
+    with reference():
+        model.hf.eval()
+        found = compute()
+        model.hf.train(training)
+    return found
 
 
 def kl_divergence(reference: Tensor, current: Tensor) -> Tensor:

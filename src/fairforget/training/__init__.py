@@ -2,7 +2,20 @@
 
 from fairforget.training.monitor import Monitor
 from fairforget.training.objective import IGNORED, Batch, Objective, Role
-from fairforget.training.streams import StreamDataset, TextStream
+from fairforget.training.streams import PairStream, Row, Stream, StreamDataset, TextStream
 from fairforget.training.trainer import ObjectiveTrainer, train
 
-__all__ = ["IGNORED", "Batch", "Monitor", "Objective", "ObjectiveTrainer", "Role", "StreamDataset", "TextStream", "train"]
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Monitor",
+    "Objective",
+    "ObjectiveTrainer",
+    "PairStream",
+    "Role",
+    "Row",
+    "Stream",
+    "StreamDataset",
+    "TextStream",
+    "train",
+]

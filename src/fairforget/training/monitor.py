@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fairforget.errors import FairforgetError
 from fairforget.models.model import Model
 from fairforget.progress import Advance
+from fairforget.training.objective import Objective
 
 
 class Monitor(Protocol):
@@ -62,26 +63,46 @@ class ProgressCallback(TrainerCallback):
         self.done = state.global_step
 
 
+class PassCallback(TrainerCallback):
+    """Tells the terms of a loss when the leading stream is gone through again.
+
+    Args:
+        model: the model in training.
+        objectives: terms of the loss.
+        steps: optimiser steps of one pass.
+    """
+
+    def __init__(self, model: Model, objectives: Sequence[Objective], steps: float) -> None:
+        self.model, self.objectives, self.steps = model, objectives, steps
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Before the first step of every pass but the first; a run resumed within one got the terms' state from its checkpoint."""
+        number = int(state.global_step / self.steps)
+        if state.global_step and number > int((state.global_step - 1) / self.steps):
+            was_training = self.model.hf.training
+            self.model.hf.eval()
+            for objective in self.objectives:
+                objective.begin_pass(self.model, number)
+            self.model.hf.train(was_training)
+
+
 class FiniteLoss(TrainerCallback):
-    """Stops a run whose loss is no longer a number."""
+    """Stops a run whose loss is no longer a number, before it is saved."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
 
     def on_log(
         self,
         args: TrainingArguments,  # noqa: ARG002
         state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
+        control: TrainerControl,
         logs: dict[str, float] | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Check every logged loss.
-
-        Raises:
-            FairforgetError: the loss is infinite or not a number.
-        """
+        """Check every logged loss and gradient norm."""
         for name in ("loss", "grad_norm"):
             value = (logs or {}).get(name)
-            if value is not None and not math.isfinite(value):
-                raise FairforgetError(
-                    f"Training diverged: the {name.replace('_', ' ')} is {value} at step {state.global_step}. Lower method.learning_rate; "
-                    "the base model is unchanged and the last checkpoint is kept."
-                )
+            if value is not None and not math.isfinite(value) and self.reason is None:
+                self.reason = f"the {name.replace('_', ' ')} is {value} at step {state.global_step}"
+                control.should_training_stop, control.should_save = True, False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from fairforget.errors import UsageError
+from fairforget.errors import FairforgetError, UsageError
 from fairforget.models.model import Model
 from fairforget.progress import task
-from fairforget.training.monitor import FiniteLoss, Monitor, MonitorCallback, ProgressCallback
+from fairforget.training.monitor import FiniteLoss, Monitor, MonitorCallback, PassCallback, ProgressCallback
 from fairforget.training.objective import Batch, Objective
 from fairforget.training.streams import Collator, StreamDataset
 
 TRAINABLE_FILE = "trainable.safetensors"
+OBJECTIVES_FILE = "objectives.safetensors"
 
 
 class _Composition(nn.Module):
@@ -36,7 +38,7 @@ class _Composition(nn.Module):
 
     def forward(self, batches: dict[str, Batch], totals: Sequence[float]) -> Tensor:
         terms = [
-            objective.weight / total * objective.sum(self.wrapped[0], batches[objective.stream])
+            objective.weight / total * objective.sum(self.wrapped[0], batch_of(objective, batches))
             for objective, total in zip(self.objectives, totals, strict=True)
             if total
         ]
@@ -66,7 +68,7 @@ class ObjectiveTrainer(Trainer):
             except StopIteration:
                 break
         counts = torch.tensor(
-            [sum(objective.count(batch[objective.stream]) for batch in batches) for objective in self.composition_objectives],
+            [sum(objective.count(batch_of(objective, batch)) for batch in batches) for objective in self.composition_objectives],
             dtype=torch.float64 if device.type != "mps" else torch.float32,
             device=device,
         )
@@ -89,6 +91,13 @@ class ObjectiveTrainer(Trainer):
         assert self.model is not None
         trained = {name: parameter.detach().contiguous() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         save_file(trained, folder / TRAINABLE_FILE)
+        kept = {
+            f"{number}.{name}": tensor.detach().clone().contiguous()
+            for number, objective in enumerate(self.composition_objectives)
+            for name, tensor in objective.state().items()
+        }
+        if kept:
+            save_file(kept, folder / OBJECTIVES_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         stored = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
@@ -98,6 +107,48 @@ class ObjectiveTrainer(Trainer):
         with torch.no_grad():
             for name, tensor in stored.items():
                 parameters[name].copy_(tensor)
+        kept = Path(resume_from_checkpoint) / OBJECTIVES_FILE
+        states = load_file(kept) if kept.is_file() else {}
+        for number, objective in enumerate(self.composition_objectives):
+            mine = f"{number}."
+            objective.load_state({name.removeprefix(mine): tensor for name, tensor in states.items() if name.startswith(mine)})
+
+
+    def go_back(self, folder: Path, reason: str) -> str:
+        """Take the last checkpoint's weights after a loss that was not finite, and say so.
+
+        Raises:
+            FairforgetError: there is none.
+        """
+        last = _last_whole_checkpoint(folder)
+        if last is None:
+            raise FairforgetError(f"Training diverged: {reason}. Lower method.learning_rate; the base model is unchanged.")
+        self._load_from_checkpoint(last)
+        return f"{reason}; the state of step {last.rpartition('-')[2]} is kept"
+
+
+def check_reach(model: Model, objectives: Sequence[Objective], batches: Mapping[str, Batch]) -> None:
+    """Refuse a term that cannot change anything, on a first few rows.
+
+    Raises:
+        UsageError: with the name of the term.
+    """
+    model.hf.eval()
+    place = model.device
+    for objective in objectives:
+        batch = {name: tensor.to(place) for name, tensor in batch_of(objective, batches).items()}
+        with torch.random.fork_rng():
+            reaches = objective.sum(model, batch).requires_grad
+        if not reaches:
+            raise UsageError(
+                f"The gradient of {type(objective).__name__} reaches no parameter that is trained: tune other modules (method.tuning, "
+                "method.targets), or leave the term out."
+            )
+
+
+def batch_of(objective: Objective, batches: Mapping[str, Batch]) -> Batch:
+    """The stream's batch that a term is computed on; empty for a term of the parameters."""
+    return {} if objective.stream is None else batches[objective.stream]
 
 
 def choose_precision(precision: str, device: torch.device) -> bool:
@@ -155,12 +206,22 @@ def train(
         ``steps`` done, mean ``loss`` over the run, ``seconds``, and ``stopped``: the monitor's reason or None.
 
     Raises:
-        UsageError: no trainable parameter gets a gradient.
-        FairforgetError: the loss is no longer finite.
+        UsageError: nothing can be trained, a term's gradient reaches no trainable parameter, or a term that compares the rows of a batch
+            is asked for with accumulation or on several processes.
+        FairforgetError: the loss is no longer finite, and there is no checkpoint to go back to.
     """
     if not any(parameter.requires_grad for parameter in model.hf.parameters()):
         raise UsageError("Nothing can be trained: no parameter of the model requires a gradient.")
+    split = "accumulation" if accumulation > 1 else "several processes" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    for objective in objectives:
+        if objective.in_batch and split:
+            raise UsageError(f"{type(objective).__name__} compares the rows of a batch with each other and cannot be split by {split}.")
+        objective.prepare(model)
+        objective.begin_pass(model, 0)
+    collator = Collator(model.pad_id)
+    check_reach(model, objectives, collator([dataset[index] for index in range(min(2, len(dataset)))]))
     on_processor = model.device.type == "cpu"
+    logging_steps = max(1, min(10, steps // 5))
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -175,9 +236,9 @@ def train(
         use_cpu=on_processor,
         seed=seed,
         data_seed=seed,
-        save_steps=max(10, steps // 8),
+        save_steps=logging_steps * -(-max(10, steps // 8) // logging_steps),  # a loss is looked at before it is saved
         save_total_limit=1,
-        logging_steps=max(1, min(10, steps // 5)),
+        logging_steps=logging_steps,
         report_to=report_to,
         remove_unused_columns=False,
         dataloader_pin_memory=not on_processor,
@@ -186,20 +247,25 @@ def train(
     )
     watcher = MonitorCallback(monitor, model) if monitor is not None else None
     with task(description, steps) as advance:
-        callbacks: list[Any] = [ProgressCallback(advance), FiniteLoss(), *([watcher] if watcher else [])]
+        finite = FiniteLoss()
+        passes = PassCallback(model, objectives, dataset.rows / (batch_size * accumulation))
+        callbacks: list[Any] = [ProgressCallback(advance), passes, *([watcher] if watcher else []), finite]
         trainer = ObjectiveTrainer(
-            model, objectives, args=arguments, train_dataset=dataset, data_collator=Collator(model.pad_id), callbacks=callbacks
+            model, objectives, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
         )
         trainer.remove_callback(_printer())
         last = _last_whole_checkpoint(folder)
         result = trainer.train(resume_from_checkpoint=last)
+        stopped = watcher.reason if watcher else None
+        if finite.reason:
+            stopped = trainer.go_back(folder, finite.reason)
     model.hf.eval()
     return {
         "steps": trainer.state.global_step,
         "loss": round(float(result.training_loss), 4),
         "seconds": round(float(result.metrics.get("train_runtime", 0.0)), 1),
         "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
-        "stopped": watcher.reason if watcher else None,
+        "stopped": stopped,
     }
 
 

@@ -19,7 +19,7 @@ from fairforget.data.training import training_source
 from fairforget.edits.sites import find_sites, linear_axes, stored_transposed
 from fairforget.errors import FairforgetError
 from fairforget.files import cache_folder
-from fairforget.methods.task_vector import lora_targets
+from fairforget.methods._tuning import lora_targets
 from fairforget.models import Model
 from fairforget.report.number_words import duration
 from fairforget.scoring import ContinuationRequest, MaskedRequest, Request, Scorer

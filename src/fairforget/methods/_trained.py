@@ -1,0 +1,216 @@
+"""Methods that are a loss: streams of text and the terms computed on them; everything else is shared."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from pydantic import Field
+from transformers import set_seed
+
+from fairforget.data.training import TrainingSource, TrainingText
+from fairforget.edits import Edit, EditRecord
+from fairforget.errors import UsageError
+from fairforget.methods._base import Method, provenance_of, texts_of
+from fairforget.methods._retain import retain_terms, retain_texts
+from fairforget.methods._tuning import tune_lora, tune_weights
+from fairforget.models.model import Model
+from fairforget.objectives.drift import Reference
+from fairforget.settings import Settings
+from fairforget.training import Monitor, Objective, PairStream, Stream, StreamDataset, TextStream, train
+
+TrainingData: TypeAlias = TrainingSource | Sequence[TrainingText] | Sequence[str]
+RETAIN = "retain"
+
+
+class TrainedSettings(Settings):
+    """Settings that every method with a loss has."""
+
+    tuning: str = Field("lora", pattern=r"^(lora|full|attention|mlp|layers:\d+(-\d+)?|heads|neurons|contrastive-gradient|fisher-ratio)$")
+    """What is trained: `lora`, low-rank factors on `targets`; `full`, all weights; or weights that a selector picks: `attention`, `mlp`,
+    `layers:2-4`, `heads` (causal mediation), `neurons` (integrated gradients), `contrastive-gradient` or `fisher-ratio` (parameters)."""
+    selected_share: float = Field(0.1, gt=0, le=1)
+    """Share that the selectors heads, neurons, contrastive-gradient and fisher-ratio pick."""
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    """Peak learning rate of AdamW."""
+    epochs: float = Field(1.0, gt=0, le=1000)
+    """Passes over the training texts. `steps` overrides it."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps, in place of `epochs`."""
+    batch_size: int = Field(16, ge=1)
+    """Rows in an optimiser step."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches that a step is made of, where memory is short; must divide `batch_size`."""
+    warmup_share: float = Field(0.1, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    rank: int = Field(8, ge=1)
+    """Rank of the LoRA factors."""
+    alpha: float = Field(8.0, gt=0)
+    """LoRA scaling: the change is alpha / rank · B · A."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the LoRA's input."""
+    targets: Literal["attention", "all-linear"] | list[str] = "all-linear"
+    """Modules with LoRA: `attention` is PEFT's choice for the architecture, `all-linear` every linear but the head, or module names."""
+    max_length: int = Field(128, ge=2)
+    """Tokens kept of a text; longer pairs are left out."""
+    masking_rate: float = Field(0.15, gt=0, le=1)
+    """Masked models: share of tokens predicted at each visit, where the method does not say which."""
+    max_texts: int | None = Field(None, ge=1)
+    """Train on at most this many texts, an even draw by the seed; None = all."""
+    retain: Literal["none", "cross-entropy", "kl", "hidden"] = "none"
+    """What holds the model on `retain_text`: likelihood of the text, forward divergence from the base, KL(base || tuned), or the distance
+    of the last hidden states from the base's."""
+    retain_weight: float = Field(1.0, ge=0)
+    """Weight of that term."""
+    retain_text: str = "starter"
+    """Neutral text to be retained: `starter` (sentences of the starter set), `lm-corpus-small` (textbook and dialogues), or a text file
+    with one text a line."""
+    l2_sp: float = Field(0.0, ge=0)
+    """Weight of half the squared distance of the weights from the base's (L2-SP, Li et al. 2018)."""
+    ewc: float = Field(0.0, ge=0)
+    """Weight of half the same distance weighted by the Fisher information on `retain_text`, per example (EWC, Kirkpatrick et al. 2017)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the training: `auto` is bfloat16 autocast where it is native."""
+    report_to: str = "none"
+    """Experiment tracker that transformers knows (tensorboard, wandb, mlflow ...), or none."""
+
+
+@dataclass
+class Job:
+    """One fit: what the terms and streams of a method are made from.
+
+    Attributes:
+        model: the base, without edits.
+        data: training data as given.
+        seed: of this fit.
+        folder: for what is to survive a kill (caches, checkpoints).
+        notes: facts for the record of the edit; add to it.
+    """
+
+    model: Model
+    data: TrainingData
+    seed: int
+    folder: Path
+    notes: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class TrainedMethod(Method):
+    """A method that trains on a sum of objectives; its edit is θ₁ - θ₀, at strength 1 as trained.
+
+    A subclass says which streams there are (:meth:`streams`) and which terms are computed on them (:meth:`objectives`).
+    """
+
+    settings_class: ClassVar[type[Settings]] = TrainedSettings
+    settings: TrainedSettings
+
+    @abstractmethod
+    def streams(self, job: Job) -> Mapping[str, Stream]:
+        """Rows to train on by stream name, the leading stream first; called with the plain base."""
+
+    @abstractmethod
+    def objectives(self, job: Job, reference: Reference) -> list[Objective]:
+        """Terms of the loss; `reference` gives a context in which the model computes what its base computes."""
+
+    def fit(
+        self, model: Model, data: TrainingData, *, seed: int = 0, folder: Path | None = None, monitor: Monitor | None = None
+    ) -> Edit:
+        """Train; see :meth:`Method.fit`.
+
+        Raises:
+            UsageError: a model, data or settings that do not go together.
+            FairforgetError: the training diverged.
+        """
+        self.check(model)
+        settings = self.settings
+        if settings.tuning != "lora" and bool(getattr(model.hf, "is_quantized", False)):
+            raise UsageError("The weights of a quantised model cannot be trained: use tuning=lora, or load it without --load-in-4bit.")
+        if settings.batch_size % settings.accumulation:
+            raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
+        texts_of(data)
+        record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            job = Job(model, limited(data, settings.max_texts, seed), seed, folder or Path(scratch))
+            set_seed(seed)
+            streams = dict(self.streams(job))
+            if settings.retain != "none" or settings.ewc:
+                streams[RETAIN] = TextStream(
+                    model, retain_texts(settings.retain_text, seed), max_length=settings.max_length, masking_rate=settings.masking_rate,
+                    seed=seed + 1,
+                )
+            leading = len(next(iter(streams.values())))
+            steps = settings.steps or max(1, round(settings.epochs * leading / settings.batch_size))
+            dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // leading))
+
+            def run(reference: Reference) -> dict[str, Any]:
+                terms = [*self.objectives(job, reference), *retain_terms(settings, streams.get(RETAIN), reference)]
+                return train(
+                    model,
+                    terms,
+                    dataset,
+                    steps=steps,
+                    batch_size=settings.batch_size // settings.accumulation,
+                    accumulation=settings.accumulation,
+                    learning_rate=settings.learning_rate,
+                    warmup_steps=round(settings.warmup_share * steps),
+                    scheduler=settings.scheduler,
+                    precision=settings.precision,
+                    folder=job.folder,
+                    seed=seed,
+                    report_to=settings.report_to,
+                    monitor=monitor,
+                    description=f"{self.name}: training on {leading} rows",
+                )
+
+            set_seed(seed)
+            if settings.tuning == "lora":
+                edit = tune_lora(
+                    model, record, run, rank=settings.rank, alpha=settings.alpha, dropout=settings.lora_dropout, targets=settings.targets
+                )
+            elif settings.tuning == "full":
+                edit = tune_weights(model, record, run)
+            else:
+                from fairforget.methods._selectors import find_selection
+
+                selection = find_selection(model, settings.tuning, pairs_of(job.data), share=settings.selected_share, seed=seed)
+                job.notes["selection"] = selection.describe()
+                edit = tune_weights(model, record, run, selected=selection.applied(model.hf))
+        return edit.with_provenance({"training_data": provenance_of(job.data), **job.notes})
+
+    def text_stream(self, job: Job, texts: Sequence[str]) -> TextStream:
+        """A stream of texts with this method's length, masking rate and seed."""
+        settings = self.settings
+        return TextStream(job.model, texts, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=job.seed)
+
+    def pair_stream(self, job: Job, scope: Literal["answer", "sentence"]) -> PairStream:
+        """A stream of the pairs of the data; says in the record how many were left out."""
+        settings = self.settings
+        stream = PairStream(
+            job.model, pairs_of(job.data), scope=scope, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=job.seed
+        )
+        job.notes["pairs"] = {"used": len(stream), "left_out": stream.left_out}
+        return stream
+
+
+def pairs_of(data: TrainingData) -> list[tuple[str, str]]:
+    """Each text that has a counterpart of its own, with it."""
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    return [(row.text, row.counterpart) for row in rows if isinstance(row, TrainingText) and row.counterpart]
+
+
+def limited(data: TrainingData, most: int | None, seed: int) -> TrainingData:
+    """At most so many rows of the data, in their order, drawn by the seed."""
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    if most is None or len(rows) <= most:
+        return data
+    chosen = sorted(np.random.default_rng([seed, most]).permutation(len(rows))[:most].tolist())
+    picked: Any = [rows[index] for index in chosen]
+    if isinstance(data, TrainingSource):
+        return TrainingSource(data.name, tuple(picked), {**data.provenance, "texts_used": most})
+    return picked
