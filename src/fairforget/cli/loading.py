@@ -30,6 +30,9 @@ class Loading:
     prefix: Annotated[
         str | None, typer.Option(help="Token before a causal sequence: auto, bos, eos, none or an id. [default: auto]")
     ] = None
+    scoring_dtype: Annotated[
+        str | None, typer.Option(help="auto (the weights' own), or bfloat16: faster, close items again in float32. [default: auto]")
+    ] = None
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code from the model's hub repository.")] = False
 
     def given(self) -> dict[str, Any]:

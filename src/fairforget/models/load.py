@@ -31,6 +31,7 @@ def load(
     device_map: str | dict[str, Any] | None = None,
     trust_remote_code: bool = False,
     prefix: str | int = "auto",
+    scoring_dtype: str = "auto",
 ) -> Model:
     """Load a causal or masked language model.
 
@@ -43,6 +44,8 @@ def load(
         device_map: handed to transformers, for models larger than one device.
         trust_remote_code: run code from the hub repository; off unless the user asks for it.
         prefix: token before the first one of a causal sequence: ``auto``, ``bos``, ``eos``, ``none`` or a token id.
+        scoring_dtype: arithmetic of scoring: ``auto`` is the weights' own; ``bfloat16`` with float32 weights scores under autocast, and
+            items that come out close are scored again in float32.
 
     Raises:
         UsageError: an unknown name, an encoder-decoder, a checkpoint without its head, a wrong dtype.
@@ -50,13 +53,15 @@ def load(
     """
     if dtype not in DTYPES:
         raise UsageError(f"There is no dtype '{dtype}': {nearest_names(dtype, DTYPES)}")
+    if scoring_dtype not in ("auto", "bfloat16") or (scoring_dtype == "bfloat16" and dtype != "float32"):
+        raise UsageError(f"scoring_dtype = {scoring_dtype} with dtype = {dtype}: it is auto, or bfloat16 with weights in float32.")
     source = str(ref)
     location, gguf = _locate(source)
     tokens: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (location_path := Path(location)).is_dir() and (location_path / "adapter_config.json").exists():
         return _load_adapter(
             location_path, device=device, dtype=dtype, load_in_4bit=load_in_4bit, device_map=device_map,
-            trust_remote_code=trust_remote_code, prefix=prefix,
+            trust_remote_code=trust_remote_code, prefix=prefix, scoring_dtype=scoring_dtype,
         )
     try:
         if gguf is not None:
@@ -91,6 +96,7 @@ def load(
         source=source if source in builtin_names() or not Path(source).exists() else str(Path(source).resolve()),
         prefix_id=choose_prefix(tokenizer, prefix, record) if family == "causal" else None,
         revision=revision,
+        bfloat16_scoring=scoring_dtype == "bfloat16",
     )
     if note := record.get("note"):
         model.notes.append(str(note))
@@ -228,7 +234,7 @@ def _load_adapter(folder: Path, **options: Any) -> Model:
     merged: PreTrainedModel = wrapped if options.get("load_in_4bit") else wrapped.merge_and_unload()  # type: ignore[assignment]
     return Model(
         merged, model.tokenizer, family=model.family, name=folder.name, source=str(folder.resolve()), prefix_id=model.prefix_id,
-        revision=model.revision,
+        revision=model.revision, bfloat16_scoring=model.bfloat16_scoring,
     )
 
 

@@ -30,6 +30,10 @@ MODEL_RECORD = "fairforget.json"
 """File beside a saved model that keeps what transformers has no field for: the prefix token, the base and the edits."""
 
 
+class HeadInput(BaseModelOutputWithPastAndCrossAttentions):
+    """What the body seems to return while the head runs alone; edits that change hidden states are in these states already."""
+
+
 class Model:
     """A causal or masked language model with its tokenizer.
 
@@ -41,6 +45,7 @@ class Model:
         source: what to load it from again: hub id, folder, file or built-in name.
         prefix_id: id put before the first token of a causal sequence so that this token can be scored; None scores it not at all.
         revision: hub revision, if any.
+        bfloat16_scoring: whether scores are computed under bfloat16 autocast, and close ones again in the weights' own type.
 
     Attributes:
         pad_id: id used for right padding; padded places are masked out, so any id serves.
@@ -60,7 +65,9 @@ class Model:
         source: str,
         prefix_id: int | None = None,
         revision: str | None = None,
+        bfloat16_scoring: bool = False,
     ) -> None:
+        self.bfloat16_scoring = bfloat16_scoring
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.family: Family = family
@@ -256,7 +263,7 @@ def _has_plain_cache(hf: PreTrainedModel) -> bool:
 @contextlib.contextmanager
 def _stubbed(base: nn.Module, states: Tensor) -> Generator[None]:
     """While the block runs, calling `base` returns `states` as its last hidden states."""
-    output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)  # type: ignore[arg-type]
+    output = HeadInput(last_hidden_state=states)  # type: ignore[arg-type]
     wrapped = vars(base).get("forward")  # accelerate puts its own there
     base.forward = lambda *_, **__: output
     try:

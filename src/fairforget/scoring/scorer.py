@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fairforget.edits.self_debias import active_self_debias
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.models.model import Model
 from fairforget.progress import Advance, task
@@ -40,10 +41,14 @@ class Scorer:
         store: keep scores on disk and take them from there; ``False`` computes all anew.
         token_budget: padded tokens in a forward; halved when memory runs out.
         share_prefixes: run what several causal requests have in common once.
+        exact: compute in the weights' own type even where the model is to be scored in bfloat16.
     """
 
-    def __init__(self, model: Model, store: bool = True, *, token_budget: int | None = None, share_prefixes: bool = True) -> None:
+    def __init__(
+        self, model: Model, store: bool = True, *, token_budget: int | None = None, share_prefixes: bool = True, exact: bool = False
+    ) -> None:
         self.model = model
+        self.bfloat16 = model.bfloat16_scoring and not exact
         on_cpu = model.device.type == "cpu"
         self.budget = token_budget or (CPU_BUDGET if on_cpu else GPU_BUDGET)
         self.forward_cost = CPU_FORWARD_COST if on_cpu else GPU_FORWARD_COST
@@ -82,7 +87,7 @@ class Scorer:
         model = self.model
         return ScoreStore({
             "state": model.state_id,
-            "dtype": str(model.dtype),
+            "dtype": f"{model.dtype}, bfloat16 autocast" if self.bfloat16 else str(model.dtype),
             "attention": model.attention_kernel,
             "device": model.device.type,
             "truncation": "left of the context",
@@ -94,9 +99,16 @@ class Scorer:
             if type(request) is not kind:
                 raise UsageError(f"{self.model.name} is a {self.model.family} model and cannot answer a {type(request).__name__}.")
             length = len(request.continuation) if isinstance(request, ContinuationRequest) else len(request.ids)
-            if length > self.model.max_length:
-                limit = self.model.max_length
-                raise UsageError(f"A text of {length} tokens is longer than the {limit} positions of {self.model.name}: shorten it.")
+            if length > self._room:
+                left = f"{self._room} positions of {self.model.name}"
+                left += f" that its Self-Debias prefix leaves of {self.model.max_length}" if self._room < self.model.max_length else ""
+                raise UsageError(f"A text of {length} tokens is longer than the {left}: shorten it.")
+
+    @property
+    def _room(self) -> int:
+        """Positions that a text may take: all but those of the longest biasing prefix, in the plain view too."""
+        edit = active_self_debias(self.model)
+        return self.model.max_length - (edit.longest if edit else 0)
 
     def _compute(
         self, distinct: dict[bytes, Request], values: dict[bytes, NDArray[np.float64]], store: ScoreStore | None, description: str
@@ -115,7 +127,7 @@ class Scorer:
         if trivial:
             keep(trivial)
         todo = missing - trivial
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16):
             if self.model.family == "causal":
                 self._compute_causal([self._truncated(request) for request in distinct.values()], todo, results, keep, description)
             else:
@@ -124,7 +136,7 @@ class Scorer:
     def _truncated(self, request: Request) -> ContinuationRequest:
         """The request with its context cut on the left to fit the model's positions."""
         assert isinstance(request, ContinuationRequest)
-        room = self.model.max_length + 1 - len(request.continuation)
+        room = self._room + 1 - len(request.continuation)
         return request if len(request.context) <= room else ContinuationRequest(request.context[-room:], request.continuation)
 
     def _compute_causal(
@@ -137,6 +149,8 @@ class Scorer:
     ) -> None:
         share = self.share_prefixes
         window = self.model.sliding_window
+        if window is not None:
+            window -= self.model.max_length - self._room
         if window is not None and any(len(request.context) + len(request.continuation) > window for request in requests):
             share = False  # a padded cache would shift the window
         roots = build_trie(requests, share=share)

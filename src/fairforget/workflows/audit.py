@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from fairforget.benchmarks import Benchmark, resolve_all
+from fairforget.benchmarks._base import Item
 from fairforget.benchmarks._evaluate import evaluate
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.models.model import Model
@@ -57,8 +58,15 @@ def resolve_choices(choices: Sequence[BenchmarkChoice | str]) -> list[Benchmark]
     return benchmarks
 
 
+CLOSE_NATS = 0.65
+"""Items scored in bfloat16 whose margin is smaller than this are scored again in float32. Of 400 CrowS-Pairs margins of SmolLM2-135M, 99 %
+were within this distance of their float32 value (standard deviation 0.19 nats; 0.10 on the built-in masked model)."""
+
+
 def measure(model: Model, benchmarks: Sequence[Benchmark], part: str, description: str, *, store: bool = True) -> list[pl.DataFrame]:
     """Item tables of several benchmarks on the present state of a model; all requests are scored together, each distinct one once.
+
+    Where the model is scored in bfloat16, items whose margin is closer than ``CLOSE_NATS`` to a tie are scored again in float32.
 
     Args:
         model: the model, with its edits attached.
@@ -74,21 +82,47 @@ def measure(model: Model, benchmarks: Sequence[Benchmark], part: str, descriptio
     asked = [benchmark.requests(found, model) for benchmark, found in zip(benchmarks, items, strict=True)]
     flat: list[Request] = [request for requests in asked for one in requests for request in one]
     scores = iter(Scorer(model, store=store).score(flat, description))
-    tables: list[pl.DataFrame] = []
-    for benchmark, found, requests in zip(benchmarks, items, asked, strict=True):
-        tables.append(benchmark.table(found, [list(islice(scores, len(one))) for one in requests], model))
-    return tables
+    scored = [[list(islice(scores, len(one))) for one in requests] for requests in asked]
+    tables = [benchmark.table(found, values, model) for benchmark, found, values in zip(benchmarks, items, scored, strict=True)]
+    if not model.bfloat16_scoring:
+        return tables
+    close = [_close(found, table) for found, table in zip(items, tables, strict=True)]
+    again = [request for requests, numbers in zip(asked, close, strict=True) for number in numbers for request in requests[number]]
+    exact = iter(Scorer(model, store=store, exact=True).score(again, f"{description}: close ones in float32"))
+    for requests, values, numbers in zip(asked, scored, close, strict=True):
+        for number in numbers:
+            values[number] = list(islice(exact, len(requests[number])))
+    return [
+        benchmark.table(found, values, model) if numbers else table
+        for benchmark, found, values, numbers, table in zip(benchmarks, items, scored, close, tables, strict=True)
+    ]
+
+
+def _close(items: Sequence[Item], table: pl.DataFrame) -> list[int]:
+    """Numbers of the items that are near a tie."""
+    near = table.filter(pl.col("margin").abs() < CLOSE_NATS)
+    wanted = set(zip(near["task"].to_list(), near["item"].to_list(), strict=True))
+    return [number for number, item in enumerate(items) if (item.task, item.id) in wanted]
 
 
 def evaluate_all(
-    benchmarks: Sequence[Benchmark], base: Sequence[pl.DataFrame], edited: Sequence[pl.DataFrame] | None = None, **options: Any
+    benchmarks: Sequence[Benchmark], base: Sequence[pl.DataFrame], edited: Sequence[pl.DataFrame] | None = None, *,
+    base_rows: Sequence[pl.DataFrame] | None = None, **options: Any
 ) -> pl.DataFrame:
-    """Metrics of all benchmarks, of one state or of two and their paired difference."""
-    pairs: Sequence[tuple[pl.DataFrame, pl.DataFrame | None]] = (
-        [(table, None) for table in base] if edited is None else list(zip(base, edited, strict=True))
-    )
+    """Metrics of all benchmarks, of one state or of two and their paired difference.
+
+    Args:
+        benchmarks: whose metrics are wanted.
+        base: item table of each benchmark in the first state.
+        edited: the same in the second state.
+        base_rows: metrics of the first state from before, with the same options, one table a benchmark; they are not computed again.
+        **options: ``resamples``, ``level`` and ``seed`` of the intervals.
+    """
+    others = [None] * len(base) if edited is None else edited
+    known = [None] * len(base) if base_rows is None else base_rows
     return pl.concat([
-        evaluate(benchmark, first, second, **options) for benchmark, (first, second) in zip(benchmarks, pairs, strict=True)
+        evaluate(benchmark, first, second, base_rows=rows, **options)
+        for benchmark, first, second, rows in zip(benchmarks, base, others, known, strict=True)
     ])
 
 

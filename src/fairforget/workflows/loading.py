@@ -18,7 +18,7 @@ def load(ref: str | Path, *, edit: Edit | str | Path | None = None, strength: fl
         edit: an edit or the folder of a saved one.
         strength: of the edit; the one it was saved with by default.
         **options: of :func:`fairforget.models.load`: ``device``, ``dtype``, ``revision``, ``prefix``, ``load_in_4bit``, ``device_map``,
-            ``trust_remote_code``.
+            ``trust_remote_code``, ``scoring_dtype``.
 
     Raises:
         UsageError: an unknown model, or an edit of another base.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -33,6 +33,8 @@ class ModelChoice(Settings):
     """Quantise on load (bitsandbytes, CUDA); LoRA only."""
     device_map: str | None = None
     """Handed to transformers, for models larger than one device."""
+    scoring_dtype: Literal["auto", "bfloat16"] = "auto"
+    """Arithmetic of scoring: the weights' own, or bfloat16 under autocast, with close items scored again in float32."""
     trust_remote_code: bool = False
     """Run code from the hub repository."""
 
@@ -79,6 +81,8 @@ class Search(Settings):
     """Halvings of the interval in the search for the largest strength within the budget."""
     points: int = Field(5, ge=2, le=50)
     """Even strengths from 0 to that one at which the target is measured."""
+    strength: float | None = Field(None, gt=0)
+    """Take this strength as it is, in place of a search."""
 
 
 class BenchmarkChoice(Settings):

@@ -152,6 +152,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "base_hash": model.base_hash,
         "parameters": model.parameter_count,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "scoring": "bfloat16, close items in float32" if model.bfloat16_scoring else str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "attention": model.attention_kernel,
         "prefix": model.prefix_policy,
