@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fairforget import benchmarks, methods
-    from fairforget.edits import Edit, WeightEdit
+    from fairforget.edits import Edit, RuntimeEdit, WeightEdit, load_edit
     from fairforget.errors import DataError, FairforgetError, UsageError
     from fairforget.models import Model
     from fairforget.report import model_card, write_report
@@ -33,12 +33,14 @@ _HOMES = {
     "FairforgetError": "errors",
     "Model": "models",
     "Recipe": "workflows.recipe",
+    "RuntimeEdit": "edits",
     "UsageError": "errors",
     "WeightEdit": "edits",
     "audit": "workflows.audit",
     "compare": "workflows.compare",
     "debias": "workflows.debias",
     "load": "workflows.loading",
+    "load_edit": "edits",
     "model_card": "report",
     "write_report": "report",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "FairforgetError",
     "Model",
     "Recipe",
+    "RuntimeEdit",
     "UsageError",
     "WeightEdit",
     "audit",
@@ -59,6 +62,7 @@ __all__ = [
     "compare",
     "debias",
     "load",
+    "load_edit",
     "methods",
     "model_card",
     "write_report",

@@ -118,6 +118,16 @@ def test_a_budget_of_tokens_is_cut_evenly_over_articles():
     np.testing.assert_allclose(by_article, 20 * lengths / lengths.sum(), atol=1)
 
 
+def test_the_select_part_may_be_scored_more_sparsely():
+    benchmark = resolve("perplexity:starter", {"select_tokens": 100})
+    scorer = Scorer(LLAMA, store=False)
+    select, test = (benchmark.measure(scorer, part) for part in ("select", "test"))
+    assert select["tokens"].sum() == 100
+    assert test["tokens"].sum() > 1000
+    assert "100 tokens" in select["protocol"][0]
+    assert "tokens" not in test["protocol"][0]
+
+
 def test_masked_places_equal_the_reference():
     table = measured(BERT, masked_context=12, positions=9)
     assert table.height == 9
@@ -200,3 +210,20 @@ def test_wikitext_articles_are_clusters(data_folder: Path):
     assert sum(map(len, requests)) == 200
     assert all(requests)
     assert max(len(request.ids) for group in requests for request in group) == 128
+
+
+@pytest.mark.parametrize("model", [LLAMA, BERT], ids=["causal", "masked"])
+def test_lines_are_texts_of_their_own(model):
+    lines = ["the man was at home", "a dog was good and the sun was red", "she works in the city"]
+    inside = measured(model, ["\n".join(lines), lines[0]], lines=True)
+    apart = measured(model, [*lines, lines[0]])
+    assert inside["nll"].to_list() == pytest.approx(apart["nll"].to_list(), rel=1e-5)
+    assert inside["tokens"].to_list() == apart["tokens"].to_list()
+    assert inside["cluster"].n_unique() == 2
+    joined = measured(model, ["\n".join(lines), lines[0]])
+    assert abs(joined["nll"].sum() - inside["nll"].sum()) > 0.1, "a context that crosses lines changes what is predicted"
+    if model is LLAMA:
+        assert inside["words"].sum() == sum(len(line.split()) for line in [*lines, lines[0]])
+        cut = measured(model, ["\n".join(lines)], lines=True, max_tokens=8)
+        assert cut["tokens"].sum() == 8
+        assert cut["nll"][0] == pytest.approx(inside["nll"][0], rel=1e-5)

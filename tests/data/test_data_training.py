@@ -6,6 +6,7 @@ from fairforget.data.crows_pairs import load_crows_pairs
 from fairforget.data.overlap import find_overlap
 from fairforget.data.stereoset import load_stereoset
 from fairforget.data.training import training_source, training_source_names
+from fairforget.data.winogender import load_winogender
 from fairforget.errors import DataError, UsageError
 
 
@@ -49,6 +50,21 @@ def test_posts(data_folder, name, texts):
     assert source.provenance["datasets"][0]["content_warning"]
 
 
+def test_winogender_pairs_of_the_train_occupations(data_folder):
+    source = training_source("winogender")
+    train = {triplet.occupation for triplet in load_winogender() if triplet.part == "train"}
+    assert len(source.texts) == 96
+    assert {text.cluster for text in source.texts} == train
+    assert all(text.counterpart and text.counterpart != text.text for text in source.texts)
+
+
+def test_pairs_of_the_user(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("sent_more,sent_less\nfirst,second\nthird,\n")
+    source = training_source(path, columns={"text": "sent_more", "counterpart": "sent_less"})
+    assert [(text.text, text.counterpart) for text in source.texts] == [("first", "second"), ("third", "")]
+
+
 def test_the_starter_set_needs_no_files(monkeypatch):
     monkeypatch.delenv("FAIRFORGET_DATA", raising=False)
     source = training_source("starter")
@@ -86,7 +102,7 @@ def test_what_is_wrong_is_said(tmp_path):
         training_source(tmp_path / "mine.jsonl", columns={"texts": "text"})
     with pytest.raises(UsageError, match="names no column for 'text'"):
         training_source(tmp_path / "mine.jsonl", columns={"group": "text"})
-    with pytest.raises(DataError, match=r"mine\.jsonl row 1: text and cluster have one value each"):
+    with pytest.raises(DataError, match=r"mine\.jsonl row 1: text, counterpart and cluster have one value each"):
         training_source(tmp_path / "mine.jsonl")
 
 

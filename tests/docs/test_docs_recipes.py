@@ -18,7 +18,14 @@ def read(path: Path) -> Recipe:
     return parse_recipe(values, str(path), lines)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(RECIPES)))
+OTHER_KINDS = ("organisms", "studies")
+"""Folders of recipes that are not debiasing runs; their own tests read them."""
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name not in OTHER_KINDS),
+    ids=lambda path: str(path.relative_to(RECIPES)),
+)
 def test_a_recipe_is_valid_and_its_target_is_measured(path: Path) -> None:
     plan = prepare(read(path))
     assert plan.target in plan.benchmarks

@@ -10,6 +10,7 @@ import pytest
 
 from fairforget.benchmarks import registry
 from fairforget.methods import method_registry
+from fairforget.methods._trained import TrainedMethod, TrainedSettings
 from fairforget.settings import Settings, describe_fields
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -36,10 +37,17 @@ def described(kind: type[Settings]) -> list[dict[str, str]]:
 def test_the_page_of_a_method_lists_its_settings(name: str) -> None:
     method: Any = method_registry().get(name)
     page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
-    assert settings_table(page) == described(method.settings_class)
+    # What every method that trains shares is on a page of its own.
+    shared = described(TrainedSettings) if issubclass(method, TrainedMethod) else []
+    own = [row for row in described(method.settings_class) if row not in shared]
+    assert [row for row in settings_table(page) if row not in shared] == own
     for heading in ("## Formula", "## Known traps", "## When not to use it"):
         assert heading in page
     assert "**Source.**" in page
+
+
+def test_the_page_of_training_lists_the_shared_settings() -> None:
+    assert settings_table((DOCS / "training.md").read_text(encoding="utf-8")) == described(TrainedSettings)
 
 
 @pytest.mark.parametrize("name", registry.names())

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from synthetic_run import write_synthetic_run
+from synthetic_study import write_synthetic_study
 
 from fairforget.report import write_report
 
@@ -180,3 +181,10 @@ def test_pages_of_other_kinds_draw_too(tab, tmp_path, kind):
     tab.open(page)
     marks = tab.evaluate(COUNT_MARKS)
     assert len(marks) >= 4 and min(marks) >= 1 and tab.said() == []
+
+
+def test_the_page_of_a_study_draws_too(tab, tmp_path):
+    tab.open(write_report(write_synthetic_study(tmp_path)))
+    marks = tab.evaluate(COUNT_MARKS)
+    assert len(marks) == 5 and min(marks) >= 3 and tab.said() == []
+    assert "pwned" not in tab.evaluate("document.title")

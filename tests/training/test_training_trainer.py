@@ -63,7 +63,7 @@ def test_masks_differ_by_visit_and_repeat_by_seed() -> None:
 
 
 class StopAtOnce:
-    every = 2
+    looks = 9
 
     def look(self, model: Model, step: int) -> str | None:
         return f"seen at {step}" if step >= 4 else None

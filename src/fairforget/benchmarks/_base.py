@@ -207,8 +207,18 @@ class Benchmark(ABC):
         items = self.items(scorer.model.family, part)
         if not items:
             raise DataError(f"The benchmark {self.name} has no items in its part '{part}'.")
+        return self.measure_items(scorer, items, f"scoring {self.name} ({part})")
+
+    def measure_items(self, scorer: Scorer, items: Sequence[Item], description: str) -> pl.DataFrame:
+        """Score items, be they this benchmark's own or others of their form, and return their item table.
+
+        Args:
+            scorer: of the model in the state that is wanted.
+            items: what to score.
+            description: what the progress display says.
+        """
         requests = self.requests(items, scorer.model)
-        scores = iter(scorer.score([request for group in requests for request in group], f"scoring {self.name} ({part})"))
+        scores = iter(scorer.score([request for group in requests for request in group], description))
         return self.table(items, [[next(scores) for _ in group] for group in requests], scorer.model)
 
     def identity(self, item: Item, model: Model) -> dict[str, Any]:

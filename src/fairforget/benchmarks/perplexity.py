@@ -6,6 +6,8 @@ list of masked places spread over all articles.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,14 @@ class PerplexitySettings(Settings):
     """Masked: number of masked places, spread evenly over all articles."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Score at most this many tokens, an even share from each article; None = all (causal) or `positions` (masked)."""
+    select_tokens: int | None = Field(default=None, ge=1)
+    """The same for the select part alone, which a strength search scores at many strengths; None = as `max_tokens`."""
+
+    def limit(self, part: str) -> int | None:
+        """Most tokens that are scored of a part."""
+        return self.select_tokens if part == "select" and self.select_tokens is not None else self.max_tokens
+    lines: bool = False
+    """Each line is a text of its own: windows and masked contexts stay inside it. For collections of sentences; articles are resampled."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +98,13 @@ class Perplexity(Benchmark):
 
     def protocol(self, item: Item, family: str) -> str:
         """Windows and context in words."""
-        del item
+        most = self.settings.limit(item.part)
         if family == "masked":
-            places = min(self.settings.positions, self.settings.max_tokens or self.settings.positions)
-            return f"pseudo-perplexity, {places} places, context {self.settings.masked_context}"
+            places = min(self.settings.positions, most or self.settings.positions)
+            return f"pseudo-perplexity, {places} places, context {self.settings.masked_context}{', by line' * self.settings.lines}"
         stride = f", stride {self.settings.stride}" if self.settings.stride else ""
-        share = f", {self.settings.max_tokens} tokens" if self.settings.max_tokens else ""
-        return f"windows of {self.settings.context}{stride}{share}"
+        share = f", {most} tokens" if most else ""
+        return f"windows of {self.settings.context}{stride}{share}{', by line' * self.settings.lines}"
 
     def plan(self, item: Item, model: Model) -> Plan:
         """All requests of one article taken alone."""
@@ -145,33 +155,46 @@ class Perplexity(Benchmark):
         return _own_text(source, part)
 
     def _windows(self, items: Sequence[Item], model: Model) -> Iterator[_Window]:
-        ids = [tuple(model.token_ids(item.texts[0])) for item in items]
+        pieces = [self._pieces(item, model) for item in items]
         if model.family == "masked":
-            yield from self._masked_places(items, ids, model)
+            yield from self._masked_places(items, pieces, model)
             return
-        lengths = [len(tokens) for tokens in ids]
-        budget = self.settings.max_tokens
-        for item, tokens, share in zip(items, ids, lengths if budget is None else shares(lengths, budget), strict=True):
+        lengths = [sum(map(len, texts)) for texts in pieces]
+        budget = self.settings.limit(items[0].part) if items else None
+        length = min(self.settings.context, model.max_length) - len(model.prefix)
+        for item, texts, size, share in zip(items, pieces, lengths, lengths if budget is None else shares(lengths, budget), strict=True):
             words = len(item.texts[0].split())
-            for start, context, continuation in windows(
-                tokens[:share], min(self.settings.context, model.max_length) - len(model.prefix), self.settings.stride
-            ):
-                # Rounding cumulated counts makes the words of all windows sum to the words of the article.
-                before, after = (round(words * end / len(tokens)) for end in (start, start + len(continuation)))
-                yield _Window(item, start, (ContinuationRequest((*model.prefix, *context), continuation),), after - before)
+            begin = 0
+            for tokens in texts:
+                for start, context, continuation in windows(tokens[: max(share - begin, 0)], length, self.settings.stride):
+                    # Rounding cumulated counts makes the words of all windows sum to the words of the article.
+                    first = begin + start
+                    before, after = (round(words * end / size) for end in (first, first + len(continuation)))
+                    yield _Window(item, first, (ContinuationRequest((*model.prefix, *context), continuation),), after - before)
+                begin += len(tokens)
 
-    def _masked_places(self, items: Sequence[Item], ids: Sequence[tuple[int, ...]], model: Model) -> Iterator[_Window]:
+    def _pieces(self, item: Item, model: Model) -> list[tuple[int, ...]]:
+        """Ids of the texts that windows stay inside: the article, or its lines."""
+        texts = [line for line in item.texts[0].splitlines() if line.strip()] if self.settings.lines else [item.texts[0]]
+        return [tuple(model.token_ids(text)) for text in texts]
+
+    def _masked_places(self, items: Sequence[Item], pieces: Sequence[Sequence[tuple[int, ...]]], model: Model) -> Iterator[_Window]:
         start, end = special_ids(model)
         room = min(self.settings.masked_context, model.max_length) - len(start) - len(end)
         if room < 1:
             raise UsageError(f"masked_context = {self.settings.masked_context} leaves no room between the special tokens of {model.name}.")
-        wanted = min(self.settings.positions, self.settings.max_tokens or self.settings.positions)
-        for item, tokens, count in zip(items, ids, shares([len(tokens) for tokens in ids], wanted), strict=True):
+        wanted = min(self.settings.positions, (self.settings.limit(items[0].part) if items else None) or self.settings.positions)
+        lengths = [sum(map(len, texts)) for texts in pieces]
+        for item, texts, size, count in zip(items, pieces, lengths, shares(lengths, wanted), strict=True):
+            ends = list(itertools.accumulate(map(len, texts)))
             for number in range(count):
-                place = (2 * number + 1) * len(tokens) // (2 * count)
-                first = min(max(place - room // 2, 0), max(len(tokens) - room, 0))
+                place = (2 * number + 1) * size // (2 * count)
+                line = bisect.bisect_right(ends, place)
+                tokens = texts[line]
+                inside = place - ends[line] + len(tokens)
+                first = min(max(inside - room // 2, 0), max(len(tokens) - room, 0))
                 sequence = (*start, *tokens[first : first + room], *end)
-                yield _Window(item, place, masked_requests(model, sequence, [len(start) + place - first]), None)
+                yield _Window(item, place, masked_requests(model, sequence, [len(start) + inside - first]), None)
 
 
 def windows(ids: Sequence[int], length: int, stride: int | None) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:

@@ -7,7 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from fairforget.cli import audit, cache, compare, data, debias, doctor, edit, generate, listing, push, report, show, validate
+from fairforget.cli import (
+    audit,
+    cache,
+    compare,
+    data,
+    debias,
+    doctor,
+    edit,
+    generate,
+    listing,
+    organism,
+    push,
+    report,
+    show,
+    stress,
+    study,
+    trace,
+    validate,
+)
 
 
 def _group(help_text: str) -> typer.Typer:
@@ -39,13 +57,17 @@ def _application(  # pyright: ignore[reportUnusedFunction]  (typer calls it)
     del version
 
 
-for verb in (debias, audit, compare, report, generate, listing, show, doctor, validate, push):
+for verb in (debias, study, audit, compare, trace, stress, report, generate, listing, show, doctor, validate, push):
     app.command(verb.NAME)(verb.command)
 
 _edits = _group("Put a saved edit on a model, take it off, combine, describe and export it.")
-for subverb in (edit.apply, edit.undo, edit.merge, edit.info, edit.export):
+for subverb in (edit.apply, edit.undo, edit.merge, edit.combine, edit.search, edit.info, edit.export):
     _edits.command()(subverb)
 app.add_typer(_edits, name="edit")
+
+_organisms = _group("Model organisms: small models of a generated language whose stereotypes and facts were planted.")
+_organisms.command("make")(organism.make)
+app.add_typer(_organisms, name="organism")
 
 _data = _group("Datasets of the catalogue: list them, download them.")
 _data.command("list")(data.list_datasets)

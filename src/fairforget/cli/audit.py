@@ -39,9 +39,9 @@ def command(
         loaded = loading.load(model)
         label = short_name(model)
         if edit is not None:
-            from fairforget.edits import WeightEdit
+            from fairforget.edits import load_edit
 
-            found = WeightEdit.load(edit)
+            found = load_edit(edit)
             found = found if strength is None else found.at(strength)
             found.attach(loaded)
             label += f"-edit-{found.content_hash[:8]}@{found.strength:g}"

@@ -24,7 +24,10 @@ def command(
     method: Annotated[str | None, typer.Option(help="See `fairforget list methods`. [default: task-vector]")] = None,
     train: Annotated[
         str | None,
-        typer.Option(help="Training data: starter, stereoset, edos, civil-comments, a file, or datasets:owner/name. [default: starter]"),
+        typer.Option(
+            help="Training data: starter, stereoset, bbq, winogender, edos, civil-comments, corpus, gap, stsb, a file, or "
+            "datasets:owner/name. [default: what the method is made for]"
+        ),
     ] = None,
     benchmarks: Annotated[
         str | None, typer.Option(help="What is measured: names or name:preset, comma-separated. [default: starter,perplexity:starter]")
@@ -54,9 +57,10 @@ def command(
     print_verdict(result.verdict.headline, result.verdict.sentences)
     print_metrics(result.metrics)
     folder = result.folder
+    saved = [("model", folder / "model")] if (folder / "model").is_dir() else []  # an edit may work at run time only
+    place = folder / ("model" if saved else "edit")
     print_paths([
-        ("page", folder / "report.html"), ("model", folder / "model"), ("edit", folder / "edit"), ("tables", folder / "tables"),
-        ("card", folder / "model" / "README.md"),
+        ("page", folder / "report.html"), *saved, ("edit", folder / "edit"), ("tables", folder / "tables"), ("card", place / "README.md"),
     ])
 
 

@@ -34,10 +34,10 @@ def command(
     if strength is not None and edit is None:
         raise UsageError("--strength is that of an edit: name one with --edit.")
     with working():
-        from fairforget.edits import WeightEdit
+        from fairforget.edits import load_edit
         from fairforget.workflows.generate import generate
 
-        found = None if edit is None else WeightEdit.load(edit)
+        found = None if edit is None else load_edit(edit)
         if found is not None and strength is not None:
             found = found.at(strength)
         loaded = loading.load(model, **({"dtype": found.record.base_dtype} if found is not None and found.record.base_dtype else {}))

@@ -7,14 +7,12 @@ disadvantaged group, with ``antistereo`` its partner violates one. Never trained
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fairforget.data.catalogue import fetch
 from fairforget.data.overlap import folded_key
-from fairforget.data.parts import SELECT_TEST, assign_parts, home_strata
+from fairforget.data.parts import SELECT_TEST, assign_parts, connected_rows, home_strata
 from fairforget.data.rows import read_rows
 from fairforget.errors import DataError
 
@@ -69,27 +67,10 @@ def load_crows_pairs(path: Path | None = None, prompts: Path | None = None) -> l
             raise DataError(f"{prompts} has {len(seen)} rows and {path} has {len(rows)}: they do not belong together.")
         for keys, row in zip(shared, seen, strict=True):
             keys.add("prompt " + folded_key(row["prompt"]))  # a folded key has no space, so a prompt is never taken for a sentence
-    clusters = [f"pair {first}" for first in _connected(shared)]
+    clusters = [f"pair {first}" for first in connected_rows(shared)]
     types = [row["bias_type"] for row in rows]
     strata, parts = home_strata(clusters, types), assign_parts(clusters, types, SELECT_TEST)
     return [
         CrowsPair(index, row["sent_more"], row["sent_less"], row["stereo_antistereo"], row["bias_type"], cluster, stratum, part)
         for index, (row, cluster, stratum, part) in enumerate(zip(rows, clusters, strata, parts, strict=True))
     ]
-
-
-def _connected(keys: Sequence[set[str]]) -> list[int]:
-    """Connected components of rows that share a key: for each row the first row of its component."""
-    rows_of: defaultdict[str, list[int]] = defaultdict(list)
-    for row, names in enumerate(keys):
-        for name in names:
-            rows_of[name].append(row)
-    first = [-1] * len(keys)
-    for start in range(len(keys)):
-        waiting = [start]
-        while waiting:
-            row = waiting.pop()
-            if first[row] < 0:
-                first[row] = start
-                waiting.extend(other for name in keys[row] for other in rows_of[name])
-    return first

@@ -67,3 +67,20 @@ def home_strata(clusters: Sequence[str], strata: Sequence[str]) -> list[str]:
         counts[cluster][stratum] += 1
     home = {cluster: min(count, key=lambda stratum: (-count[stratum], stratum)) for cluster, count in counts.items()}
     return [home[cluster] for cluster in clusters]
+
+
+def connected_rows(keys: Sequence[set[str]]) -> list[int]:
+    """Connected components of rows that share a key: for each row the first row of its component."""
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, names in enumerate(keys):
+        for name in names:
+            rows_of[name].append(row)
+    first = [-1] * len(keys)
+    for start in range(len(keys)):
+        waiting = [start]
+        while waiting:
+            row = waiting.pop()
+            if first[row] < 0:
+                first[row] = start
+                waiting.extend(other for name in keys[row] for other in rows_of[name])
+    return first

@@ -18,6 +18,7 @@ from fairforget.data.english import indefinite_article, is_determiner
 from fairforget.data.words import WordList, word_list
 
 _PRONOUN_ROWS = (("he", "she"), ("himself", "herself"))
+_EXACT_PRONOUN_ROWS = (*_PRONOUN_ROWS, ("him", "her"), ("his", "her"))
 _AMBIGUOUS_PRONOUNS = {"him": "her", "hers": "his", "his": "", "her": ""}
 
 _SENTENCE_START = re.compile(r"(?:^|[.!?…][\"'”’)\]]*\s+|\n)[\"'“‘(\[]*$")
@@ -84,6 +85,12 @@ class Swapper:
         found = {entry.group if entry else int(match[0].lower() in ("her", "hers")) for match, entry in self._matches(text)}
         return tuple(name for index, name in enumerate(self.words.groups) if index in found)
 
+    @property
+    def first_words(self) -> frozenset[str]:
+        """First word of every entry, in small letters: a text that has none of them is unchanged by a swap."""
+        forms = (*self._entries, *(_AMBIGUOUS_PRONOUNS if self.words.pronouns else ()))
+        return frozenset(match[0] for form in forms if (match := re.search(r"[^\W\d_]+", form)))
+
     def _matches(self, text: str) -> Iterator[tuple[re.Match[str], _Entry | None]]:
         """Words that are swapped; the entry is None for pronouns that need a rule."""
         for match in self._pattern.finditer(text):
@@ -114,6 +121,45 @@ class Swapper:
             other = generator.randrange(last)
             target[last], target[other] = target[other], target[last]
         return target
+
+
+class ExactSwapper:
+    """The swap of Bias Bench as released (Meade et al. 2022, run_mlm.py and run_clm.py at aba4403), for comparison with its figures.
+
+    A text is cut at white space and a piece is swapped if it is exactly a listed word in small letters, also with one of ``. , ? ! ; :``
+    after it. Of several rows with the same word the last decides, so that "her" becomes "his" always. With three or more groups each
+    group of each text draws another group by itself, so that two groups may become one.
+
+    Args:
+        words: a word list or the name of one in this package; names and titles are not used.
+        seed: seed of the draw; without effect for two groups.
+    """
+
+    def __init__(self, words: WordList | str = "gender", *, seed: int = 0) -> None:
+        self.words, self.seed = word_list(words) if isinstance(words, str) else words, seed
+        rows = [*self.words.rows, *(_EXACT_PRONOUN_ROWS if self.words.pronouns else ())]
+        self._places: dict[str, tuple[int, tuple[str, ...], str]] = {
+            word.lower() + end: (group, row, end) for end in ("", *".,?!;:") for row in rows for group, word in enumerate(row)
+        }
+
+    def swap(self, text: str) -> str:
+        """Return the text with listed words swapped and single spaces; a text without one comes back unchanged."""
+        generator = random.Random(f"{self.seed} {text}")
+        groups = range(len(self.words.groups))
+        target = [generator.choice([other for other in groups if other != group]) for group in groups]
+        pieces = text.split()
+        swapped = [self._swapped(piece, target) for piece in pieces]
+        return text if swapped == pieces else " ".join(swapped)
+
+    def count(self, text: str) -> int:
+        """Number of pieces that :meth:`swap` would exchange."""
+        return sum(piece in self._places for piece in text.split())
+
+    def _swapped(self, piece: str, target: list[int]) -> str:
+        if piece not in self._places:
+            return piece
+        group, row, end = self._places[piece]
+        return row[target[group]].lower() + end
 
 
 def swap_gender(text: str, names: bool = True) -> str:

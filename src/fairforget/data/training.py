@@ -1,30 +1,41 @@
 """What a method may be trained on: the `train` part of a built-in source, or the user's file.
 
-Sources by name: ``starter``, ``stereoset``, ``edos``, ``civil-comments``. Anything else is the user's: a path, or ``datasets:owner/name``.
-CrowS-Pairs and HateCheck are not among them: they are test data, and their authors ask that nothing be trained on them.
+Sources by name: ``starter``, ``stereoset``, ``bbq``, ``winogender``, ``edos``, ``civil-comments``, ``corpus``, ``gap``, ``stsb``.
+Anything else is the user's: a path, or ``datasets:owner/name``. CrowS-Pairs and HateCheck are not among them: they are test data, and their authors ask
+that nothing be trained on them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fairforget.data.bbq import INTERSECTIONAL, bbq_pair, load_bbq
 from fairforget.data.catalogue import get_dataset
+from fairforget.data.gap import load_gap
 from fairforget.data.overlap import find_overlap
 from fairforget.data.posts import load_edos, load_toxic_spans
 from fairforget.data.stereoset import TASKS, StereoSetExample, load_stereoset
+from fairforget.data.stsb import load_stsb
 from fairforget.data.swaps import swap_gender
 from fairforget.data.user_files import HUB_PREFIX, load_user_rows
+from fairforget.data.winogender import load_winogender
 from fairforget.errors import DataError, UsageError, unknown_name
 from fairforget.files import sha256_file
 
 StereoSetTask = Literal["intersentence", "intrasentence", "both"]
 
-USER_ROLES = ("text", "group", "cluster")
-"""What a column of the user's training data can be used for; only ``text`` is needed."""
+USER_ROLES = ("text", "counterpart", "partner", "group", "cluster")
+"""What a column of the user's training data can be used for; only ``text`` is needed. ``counterpart`` holds the same text with the
+anti-stereotype in place of the stereotype, e.g. ``sent_less`` to the text ``sent_more`` in a file like CrowS-Pairs; ``partner`` a text
+that goes with it, as a hypothesis goes with its premise."""
+
+
+ALIKE = 4.0
+"""Score of an STS-B pair from which on its sentences count as following from each other (MABEL's entailment pairs are not to be had)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,10 @@ class TrainingText:
     """Texts of one origin: target term, template, or the text itself."""
     counterpart: str = ""
     """The same text with the anti-stereotype in place of the stereotype, where the source has one."""
+    partner: str = ""
+    """Another text that goes with it: that follows from it, or says nearly the same."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """Start and end of the characters that annotators found harmful, where the source has them."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +73,14 @@ def training_source(
 
     Args:
         source: ``starter`` (the shipped training sentences), ``stereoset`` (stereotypes of the `train` part; an intersentence one follows
-            its context), ``edos`` (posts of the train split labelled sexist), ``civil-comments`` (posts of the train split with a toxic
-            span), the path of a CSV, TSV, JSONL or Parquet file, or ``datasets:owner/name``.
+            its context), ``bbq`` (ambiguous questions of the `train` part of the nine plain categories with the stereotyped option, see
+            :func:`fairforget.data.bbq.bbq_pair`), ``winogender`` (sentences of the `train` occupations with the pronoun of the
+            stereotype), ``edos`` (posts of the train split labelled sexist), ``civil-comments`` (posts of the train split with a toxic
+            span), ``corpus`` (neutral sentences that name a gender, race or religion), ``gap`` (Wikipedia snippets with a pronoun),
+            ``stsb`` (pairs of sentences that say nearly the same), the path of a CSV, TSV, JSONL or Parquet file, or
+            ``datasets:owner/name``.
         stereoset_task: which StereoSet task(s) the stereotypes are taken from.
-        columns: for the user's data, role (``text``, ``group``, ``cluster``) to column; by default the column ``text``.
+        columns: for the user's data, role (``text``, ``counterpart``, ``group``, ``cluster``) to column; by default the column ``text``.
         split: split of a `datasets` id.
         config: configuration of a `datasets` id.
 
@@ -73,8 +92,13 @@ def training_source(
     builders: dict[str, Callable[[], TrainingSource]] = {
         "starter": _starter,
         "stereoset": lambda: _stereoset(stereoset_task),
+        "bbq": _bbq,
+        "winogender": _winogender,
         "edos": _edos,
         "civil-comments": _civil_comments,
+        "corpus": _corpus,
+        "gap": _gap,
+        "stsb": _stsb,
     }
     if name in builders:
         if columns:
@@ -89,7 +113,7 @@ def training_source(
 
 def training_source_names() -> list[str]:
     """Names of the built-in sources, sorted."""
-    return ["civil-comments", "edos", "starter", "stereoset"]
+    return ["bbq", "civil-comments", "corpus", "edos", "gap", "starter", "stereoset", "stsb", "winogender"]
 
 
 def _source(name: str, taken: str, texts: list[TrainingText], options: dict[str, Any], datasets: list[dict[str, Any]]) -> TrainingSource:
@@ -136,15 +160,67 @@ def _in_context(example: StereoSetExample, sentence: str) -> str:
     return sentence if example.task == "intrasentence" else f"{example.context} {sentence}"
 
 
+def _bbq() -> TrainingSource:
+    texts: list[TrainingText] = []
+    for item in load_bbq():
+        if item.part == "train" and item.condition == "ambig" and item.category not in INTERSECTIONAL and item.biased is not None:
+            text, counterpart = bbq_pair(item)
+            texts.append(TrainingText(text, (item.category,), item.cluster, counterpart))
+    taken = "ambiguous questions of the train part with the stereotyped option, nine plain categories"
+    return _source("bbq", taken, texts, {"part": "train", "condition": "ambig"}, [get_dataset("bbq").record()])
+
+
+def _winogender() -> TrainingSource:
+    texts = [
+        TrainingText(triplet.advantaged, ("gender",), triplet.occupation, triplet.disadvantaged)
+        for triplet in load_winogender() if triplet.part == "train"
+    ]
+    taken = "sentences of the train occupations with the pronoun of the stereotype"
+    return _source("winogender", taken, texts, {"part": "train"}, [get_dataset("winogender").record()])
+
+
 def _edos() -> TrainingSource:
     texts = [TrainingText(post.text, ("gender",), post.id) for post in load_edos() if post.part == "train" and post.sexist]
     return _source("edos", "posts of the train split labelled sexist", texts, {"part": "train"}, [get_dataset("edos").record()])
 
 
 def _civil_comments() -> TrainingSource:
-    texts = [TrainingText(post.text, (), post.id) for post in load_toxic_spans("train") if post.toxic_characters]
+    texts = [
+        TrainingText(post.text, (), post.id, spans=_runs(post.toxic_characters))
+        for post in load_toxic_spans("train") if post.toxic_characters
+    ]
     taken = "posts of the train split with a toxic span"
     return _source("civil-comments", taken, texts, {"part": "train"}, [get_dataset("civil-comments").record()])
+
+
+def _runs(characters: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Stretches of consecutive places."""
+    runs: list[tuple[int, int]] = []
+    for place in sorted(characters):
+        if runs and runs[-1][1] == place:
+            runs[-1] = (runs[-1][0], place + 1)
+        else:
+            runs.append((place, place + 1))
+    return tuple(runs)
+
+
+def _corpus() -> TrainingSource:
+    from fairforget.data.group_sentences import CORPUS, group_sentences
+
+    texts = [TrainingText(sentence, axes, sentence) for sentence, axes in group_sentences().items()]
+    taken = "neutral sentences with a gender, race or religion word"
+    return _source("corpus", taken, texts, {"part": "train"}, [get_dataset(CORPUS).record()])
+
+
+def _gap() -> TrainingSource:
+    texts = [TrainingText(snippet.text, (snippet.gender,), snippet.page) for snippet in load_gap("train")]
+    return _source("gap", "snippets of the development split", texts, {"part": "train"}, [get_dataset("gap").record()])
+
+
+def _stsb() -> TrainingSource:
+    texts = [TrainingText(pair.first, (), pair.first, partner=pair.second) for pair in load_stsb("train") if pair.score >= ALIKE]
+    taken = f"pairs of the train split with a score of {ALIKE:g} or more"
+    return _source("stsb", taken, texts, {"part": "train", "score": ALIKE}, [get_dataset("stsb").record()])
 
 
 def _starter() -> TrainingSource:
@@ -163,11 +239,13 @@ def _user(source: str, columns: Mapping[str, str], split: str, config: str | Non
     if "text" not in columns:
         raise UsageError("The mapping of training columns names no column for 'text'.")
     texts: list[TrainingText] = []
-    for number, row in enumerate(load_user_rows(source, columns, may_be_blank=("group",), split=split, config=config), start=1):
+    rows = load_user_rows(source, columns, may_be_blank=("group", "counterpart", "partner"), split=split, config=config)
+    for number, row in enumerate(rows, start=1):
         text, group, cluster = row["text"], row.get("group", ""), row.get("cluster", f"row {number}")
-        if not isinstance(text, str) or not isinstance(cluster, str):
-            raise DataError(f"{source} row {number}: text and cluster have one value each, not a list.")
-        texts.append(TrainingText(text, (group,) if isinstance(group, str) and group else tuple(group), cluster))
+        counterpart, partner = row.get("counterpart", ""), row.get("partner", "")
+        if not (isinstance(text, str) and isinstance(cluster, str) and isinstance(counterpart, str) and isinstance(partner, str)):
+            raise DataError(f"{source} row {number}: text, counterpart, partner and cluster have one value each, not a list.")
+        texts.append(TrainingText(text, (group,) if isinstance(group, str) and group else tuple(group), cluster, counterpart, partner))
     options: dict[str, Any] = {"columns": dict(columns)}
     if source.startswith(HUB_PREFIX):
         options |= {"split": split, "config": config}

@@ -144,6 +144,12 @@ class Edit(ABC):
         other._record = self._record.model_copy(update={"provenance": {**self._record.provenance, **facts}})
         return other
 
+    def with_record(self, record: EditRecord) -> Self:
+        """The same change with another record."""
+        other = copy.copy(self)
+        other._record = record
+        return other
+
     @property
     @abstractmethod
     def content_hash(self) -> str:

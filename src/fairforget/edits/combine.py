@@ -6,10 +6,10 @@ Every function reads a change at its edit's strength, and what it returns has st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairforget.edits.base import EditRecord
 from fairforget.edits.deltas import Delta, Dense, LowRank
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from fairforget.models.model import Model
 
 
-def add(*edits: WeightEdit, model: Model | None = None) -> WeightEdit:
+def add(*edits: WeightEdit, model: Model | nn.Module | None = None) -> WeightEdit:
     """The sum of edits, each at its strength; see :func:`combine`."""
     return combine([(edit, 1.0) for edit in edits], model=model)
 
 
-def combine(parts: Sequence[tuple[WeightEdit, float]], *, model: Model | None = None) -> WeightEdit:
+def combine(parts: Sequence[tuple[WeightEdit, float]], *, model: Model | nn.Module | None = None) -> WeightEdit:
     """The weighted sum Σ wᵢ · sᵢ · δᵢ of edits of one base as a single edit of strength 1.
 
     Low-rank changes of a parameter are added by concatenating their factors (rank r₁ + r₂; where A is the same, B is added and the rank
@@ -34,22 +34,22 @@ def combine(parts: Sequence[tuple[WeightEdit, float]], *, model: Model | None = 
 
     Args:
         parts: edits and weights.
-        model: the base; needed only where a parameter has dense and low-rank changes, for the layout of its weight.
+        model: the base, or its Hugging Face module; needed only where a parameter has dense and low-rank changes, for its layout.
 
     Raises:
         UsageError: no edits, edits of different bases, shapes that differ, or a missing model.
     """
-    first = _one_base([edit for edit, _ in parts])
+    first = one_base([edit for edit, _ in parts])
     terms: dict[str, list[tuple[Delta, float]]] = {}
     for edit, weight in parts:
         for name, delta in edit.deltas.items():
             terms.setdefault(name, []).append((delta, weight * edit.strength))
-    layout = _Layout(model)
+    layout = Layout(model)
     deltas = {name: _weighted_sum(name, these, layout) for name, these in terms.items()}
-    return WeightEdit(deltas, _combined_record("sum", first.record, parts))
+    return WeightEdit(deltas, combined_record("sum", first.record, parts))
 
 
-def inner_product(first: WeightEdit, second: WeightEdit, *, model: Model | None = None) -> float:
+def inner_product(first: WeightEdit, second: WeightEdit, *, model: Model | nn.Module | None = None) -> float:
     """The Frobenius inner product of two changes over the parameters that both touch, in float64.
 
     For low-rank changes ⟨B₁A₁, B₂A₂⟩ = tr((B₂ᵀB₁)(A₁A₂ᵀ)), with r₁ · r₂ numbers instead of a dense matrix.
@@ -62,14 +62,14 @@ def inner_product(first: WeightEdit, second: WeightEdit, *, model: Model | None 
     Raises:
         UsageError: edits of different bases, or a missing model.
     """
-    _one_base([first, second])
-    layout = _Layout(model)
+    one_base([first, second])
+    layout = Layout(model)
     others = second.deltas
     total = sum(_inner(name, delta, others[name], layout) for name, delta in first.deltas.items() if name in others)
     return float(total) * first.strength * second.strength
 
 
-def project(edit: WeightEdit, away_from: Sequence[WeightEdit], *, model: Model | None = None) -> WeightEdit:
+def project(edit: WeightEdit, away_from: Sequence[WeightEdit], *, model: Model | nn.Module | None = None) -> WeightEdit:
     """The part of a change that is orthogonal, parameter by parameter, to the changes of other edits (capability vectors).
 
     τ ← τ − Σ_c ⟨τ, q_c⟩ q_c with q an orthonormal basis of the others; solved through their Gram matrix, whose pseudo-inverse leaves
@@ -83,8 +83,8 @@ def project(edit: WeightEdit, away_from: Sequence[WeightEdit], *, model: Model |
     Raises:
         UsageError: edits of different bases, or a missing model.
     """
-    _one_base([edit, *away_from])
-    layout = _Layout(model)
+    one_base([edit, *away_from])
+    layout = Layout(model)
     deltas: dict[str, Delta] = {}
     for name, delta in edit.deltas.items():
         others = [other.deltas[name] for other in away_from if name in other.deltas]
@@ -95,26 +95,53 @@ def project(edit: WeightEdit, away_from: Sequence[WeightEdit], *, model: Model |
             coefficients = torch.linalg.pinv(gram, hermitian=True) @ overlap
             terms += [(other, -edit.strength * float(coefficient)) for other, coefficient in zip(others, coefficients, strict=True)]
         deltas[name] = _weighted_sum(name, terms, layout)
-    return WeightEdit(deltas, _combined_record("projection", edit.record, [(edit, 1.0), *((other, 0.0) for other in away_from)]))
+    return WeightEdit(deltas, combined_record("projection", edit.record, [(edit, 1.0), *((other, 0.0) for other in away_from)]))
 
 
-class _Layout:
-    """Tells whether a parameter is stored (in, out); asked only where a dense and a low-rank change meet."""
+class Layout:
+    """Tells whether a parameter is stored (in, out); asked only where a low-rank change meets or becomes a dense one.
 
-    def __init__(self, model: Model | None) -> None:
-        self._sites = None if model is None else find_sites(model.hf)
+    Args:
+        model: the base, its Hugging Face module (weights are not looked at, so one on the meta device serves), or None.
+    """
+
+    def __init__(self, model: Model | nn.Module | None) -> None:
+        self._sites = None if model is None else find_sites(model if isinstance(model, nn.Module) else model.hf)
+
+    def stored(self, name: str, delta: Delta) -> Tensor:
+        """A change as a new float32 tensor in the layout in which the model stores the parameter.
+
+        Raises:
+            UsageError: the change is low-rank, and no model was given that knows the layout.
+        """
+        transposed = isinstance(delta, LowRank) and self.transposed(name)
+        matrix = delta.matrix(transposed=transposed, dtype=torch.float32, device=torch.device("cpu"))
+        return matrix.clone() if isinstance(delta, Dense) else matrix.contiguous()
 
     def transposed(self, name: str) -> bool:
+        """Whether a parameter is stored (in, out).
+
+        Raises:
+            UsageError: no model was given, or it has no such parameter.
+        """
         if self._sites is None:
-            raise UsageError(f"'{name}' has a dense and a low-rank change: give model=, which says how this weight is stored.")
+            raise UsageError(f"'{name}' has a low-rank change and a dense one is asked for: give model=, which says how it is stored.")
         if name not in self._sites:
             raise UsageError(f"The model has no parameter '{name}', which these edits change.")
         return stored_transposed(self._sites[name])
 
 
-def _one_base(edits: Sequence[WeightEdit]) -> WeightEdit:
+def one_base(edits: Sequence[WeightEdit]) -> WeightEdit:
+    """The first of edits that all belong to one base.
+
+    Raises:
+        UsageError: there are none, one is no edit of weights, or their bases differ.
+    """
     if not edits:
         raise UsageError("Give at least one edit to combine.")
+    for edit in edits:
+        if not isinstance(edit, WeightEdit):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise UsageError(f"An edit of kind '{edit.kind}' works at run time, so it cannot be added to others: attach both instead.")
     bases = {edit.record.base_hash: edit.record.base_name or edit.record.base_source for edit in edits}
     if len(bases) > 1:
         listed = ", ".join(f"{name} ({digest[:16]})" for digest, name in bases.items())
@@ -123,7 +150,7 @@ def _one_base(edits: Sequence[WeightEdit]) -> WeightEdit:
 
 
 @torch.no_grad()
-def _weighted_sum(name: str, terms: Sequence[tuple[Delta, float]], layout: _Layout) -> Delta:
+def _weighted_sum(name: str, terms: Sequence[tuple[Delta, float]], layout: Layout) -> Delta:
     low_rank = [(delta, weight) for delta, weight in terms if isinstance(delta, LowRank)]
     if len(low_rank) < len(terms):
         transposed = bool(low_rank) and layout.transposed(name)
@@ -146,7 +173,7 @@ def _weighted_sum(name: str, terms: Sequence[tuple[Delta, float]], layout: _Layo
 
 
 @torch.no_grad()
-def _inner(name: str, first: Delta, second: Delta, layout: _Layout) -> float:
+def _inner(name: str, first: Delta, second: Delta, layout: Layout) -> float:
     if isinstance(first, LowRank) and isinstance(second, LowRank):
         a1, b1, a2, b2 = (factor.cpu().double() for factor in (first.A, first.B, second.A, second.B))
         _same_shape(name, [(b1.shape[0], a1.shape[1]), (b2.shape[0], a2.shape[1])])
@@ -168,7 +195,20 @@ def _same_shape(name: str, shapes: Sequence[tuple[int, ...]]) -> None:
         raise UsageError(f"The changes of '{name}' have different shapes: {', '.join(str(shape) for shape in shapes)}.")
 
 
-def _combined_record(method: str, first: EditRecord, parts: Sequence[tuple[WeightEdit, float]]) -> EditRecord:
-    settings = {"parts": [{"content_hash": edit.content_hash, "strength": edit.strength, "weight": weight} for edit, weight in parts]}
-    provenance = {"parts": [edit.record.model_dump(mode="json") for edit, _ in parts]}
-    return EditRecord.model_validate({**first.model_dump(), "method": method, "settings": settings, "seed": None, "provenance": provenance})
+def combined_record(method: str, first: EditRecord, parts: Sequence[tuple[WeightEdit, float]], **settings: Any) -> EditRecord:
+    """The record of an edit made of others: what was combined, how, and where each part came from.
+
+    Args:
+        method: name of the way they were combined.
+        first: record whose base the result has.
+        parts: edits and weights.
+        **settings: of the way, as JSON values.
+    """
+    listed = [{"content_hash": edit.content_hash, "strength": edit.strength, "weight": weight} for edit, weight in parts]
+    facts = {
+        "method": method,
+        "settings": {**settings, "parts": listed},
+        "seed": None,
+        "provenance": {"parts": [edit.record.model_dump(mode="json") for edit, _ in parts]},
+    }
+    return EditRecord.model_validate({**first.model_dump(), **facts})

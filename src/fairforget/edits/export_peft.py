@@ -13,13 +13,13 @@ from torch import Tensor
 
 from fairforget.edits.deltas import LowRank
 from fairforget.edits.sites import linear_axes
+from fairforget.edits.weight_edit import WeightEdit
 from fairforget.errors import UsageError
 from fairforget.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from fairforget.edits.weight_edit import WeightEdit
     from fairforget.models.model import Model
 
 
@@ -43,6 +43,8 @@ def export_peft(edit: WeightEdit, model: Model, folder: Path | str) -> Path:
     """
     from peft import LoraConfig, TaskType
 
+    if not isinstance(edit, WeightEdit):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise UsageError(f"An edit of kind '{edit.kind}' works at run time, and no adapter can hold it: save it as an edit.")
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise UsageError(f"{folder} holds a model; an adapter beside it would change how it loads: choose another folder.")

@@ -121,8 +121,12 @@ class WeightEdit(Edit):
         super().check_fits(model)
         self.sites(model.hf)
 
-    def sites(self, hf: nn.Module) -> dict[str, Site]:
+    def sites(self, hf: nn.Module, *, skeleton: bool = False) -> dict[str, Site]:
         """Where each change goes in a model, by the names this edit uses.
+
+        Args:
+            hf: the model.
+            skeleton: the model never had weights (all its parameters are on the meta device), and none are asked for.
 
         Raises:
             UsageError: a parameter is unknown, named twice, or does not fit its change.
@@ -136,7 +140,7 @@ class WeightEdit(Edit):
                 raise UsageError(f"The model has no parameter '{name}', which this edit changes: {nearest_names(name, known)}")
             if site.name in seen:
                 raise UsageError(f"'{name}' and '{seen[site.name]}' are one tied tensor of the model: change it once, under one name.")
-            _check_delta(name, delta, site)
+            _check_delta(name, delta, site, skeleton)
             found[name], seen[site.name] = site, name
         return found
 
@@ -202,11 +206,11 @@ class WeightEdit(Edit):
         return edit
 
 
-def _check_delta(name: str, delta: Delta, site: Site) -> None:
+def _check_delta(name: str, delta: Delta, site: Site, skeleton: bool) -> None:
     if isinstance(delta, Dense):
         if not site.parameter.is_floating_point():
             raise UsageError(f"'{name}' is quantised in this model and cannot take a dense change: load the model without --load-in-4bit.")
-        if site.parameter.is_meta:
+        if site.parameter.is_meta and not skeleton:
             raise UsageError(f"'{name}' is offloaded by device_map, so it cannot take a dense change: load the model onto one device.")
         if delta.delta.shape != site.parameter.shape:
             raise UsageError(

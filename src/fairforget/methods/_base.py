@@ -34,6 +34,10 @@ class Method(ABC):
     source: ClassVar[str]
     """The paper, with its equation or section."""
     families: ClassVar[frozenset[Family]] = frozenset({"causal", "masked"})
+    default_source: ClassVar[str] = "starter"
+    """Built-in training source that is taken where a run names none."""
+    guarded: ClassVar[bool] = True
+    """Whether a guard may look at the model in training: not where it is trained toward the bias, to be subtracted."""
     settings_class: ClassVar[type[Settings]]
 
     def __init__(self, settings: Settings | None = None, **values: Any) -> None:

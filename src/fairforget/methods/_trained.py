@@ -108,7 +108,12 @@ class TrainedMethod(Method):
     """
 
     settings_class: ClassVar[type[Settings]] = TrainedSettings
-    settings: TrainedSettings
+
+    @property
+    def common(self) -> TrainedSettings:
+        """The settings that every method with a loss has."""
+        assert isinstance(self.settings, TrainedSettings)
+        return self.settings
 
     @abstractmethod
     def streams(self, job: Job) -> Mapping[str, Stream]:
@@ -128,7 +133,7 @@ class TrainedMethod(Method):
             FairforgetError: the training diverged.
         """
         self.check(model)
-        settings = self.settings
+        settings = self.common
         if settings.tuning != "lora" and bool(getattr(model.hf, "is_quantized", False)):
             raise UsageError("The weights of a quantised model cannot be trained: use tuning=lora, or load it without --load-in-4bit.")
         if settings.batch_size % settings.accumulation:
@@ -185,12 +190,12 @@ class TrainedMethod(Method):
 
     def text_stream(self, job: Job, texts: Sequence[str]) -> TextStream:
         """A stream of texts with this method's length, masking rate and seed."""
-        settings = self.settings
+        settings = self.common
         return TextStream(job.model, texts, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=job.seed)
 
     def pair_stream(self, job: Job, scope: Literal["answer", "sentence"]) -> PairStream:
         """A stream of the pairs of the data; says in the record how many were left out."""
-        settings = self.settings
+        settings = self.common
         stream = PairStream(
             job.model, pairs_of(job.data), scope=scope, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=job.seed
         )

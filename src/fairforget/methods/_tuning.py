@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fairforget.data.starter import load_starter
-from fairforget.edits import EditRecord, WeightEdit, copy_parameters, difference, from_lora, restore_parameters
+from fairforget.edits import EditRecord, WeightEdit, copy_parameters, difference, from_ia3, from_lora, restore_parameters
 from fairforget.errors import UsageError
 from fairforget.models.model import Model
 from fairforget.objectives.drift import Reference
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 Run = Callable[[Reference], dict[str, Any]]
 """Trains the model that was made ready, given how to compute its base; returns what the record says of the training."""
@@ -36,20 +39,54 @@ def tune_lora(
         targets: see :func:`lora_targets`.
         sign: +1, or -1 for what is to be subtracted.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=lora_targets(model, targets),
+    )
+    with adapted(model, config) as wrapped:
+        outcome = run(wrapped.disable_adapter)
+        edit = from_lora(wrapped, record=record, sign=sign)
+    return edit.with_provenance({"training": outcome})
+
+
+def tune_ia3(model: Model, record: EditRecord, run: Run, *, sign: float = 1.0) -> WeightEdit:
+    """Train (IA)³ vectors on PEFT's modules for the architecture and give them as an edit; the model is as before when this returns.
+
+    Args:
+        model: the base.
+        record: of the edit, taken before.
+        run: trains whatever requires a gradient.
+        sign: +1, or -1 for what is to be subtracted.
+
+    Raises:
+        UsageError: PEFT has no choice of modules for the architecture.
+    """
+    from peft import IA3Config
+    from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+
+    kind = model.hf.config.get_text_config().model_type
+    if kind not in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+        raise UsageError(f"PEFT knows no modules for (IA)³ in a {kind} model ({model.name}): use tuning=lora.")
+    with adapted(model, IA3Config()) as wrapped:
+        outcome = run(wrapped.disable_adapter)
+        edit = from_ia3(wrapped, record=record, sign=sign)
+    return edit.with_provenance({"training": outcome})
+
+
+@contextlib.contextmanager
+def adapted(model: Model, config: PeftConfig) -> Generator[Any]:
+    """The model with a PEFT adapter in it, of which nothing is left when the block ends."""
+    from peft import get_peft_model
 
     with gradient_flags(model.hf), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type]
-            lora_dropout=dropout,
-            target_modules=lora_targets(model, targets),
-        )
-        wrapped = get_peft_model(model.hf, config)  # type: ignore[arg-type]
+        wrapped: Any = get_peft_model(model.hf, config)  # type: ignore[arg-type]
         try:
-            outcome = run(wrapped.disable_adapter)
-            edit = from_lora(wrapped, record=record, sign=sign)
+            yield wrapped
         finally:
             model.hf.zero_grad(set_to_none=True)
             wrapped.unload()
@@ -58,7 +95,6 @@ def tune_lora(
                 if mark in vars(model.hf):
                     delattr(model.hf, mark)
             model.hf.eval()
-    return edit.with_provenance({"training": outcome})
 
 
 def tune_weights(

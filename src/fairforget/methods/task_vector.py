@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 from transformers import set_seed
 
 from fairforget.data.swaps import swap_gender
 from fairforget.data.training import TrainingSource, TrainingText
-from fairforget.edits import Edit, EditRecord, WeightEdit, combine
+from fairforget.edits import Edit, EditRecord, WeightEdit, arithmetic, combine
+from fairforget.edits.arithmetic import check_projected_from, load_weighted
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
-from fairforget.methods._tuning import neutral_texts, tune_lora, tune_weights
+from fairforget.methods._tuning import neutral_texts, tune_ia3, tune_lora, tune_weights
 from fairforget.models.model import Model
 from fairforget.objectives import CrossEntropy, KLToBase
 from fairforget.objectives.drift import Reference
@@ -26,8 +28,9 @@ from fairforget.training import Monitor, Objective, StreamDataset, TextStream, t
 class TaskVectorSettings(Settings):
     """Settings of the biased fine-tuning; how much of it is subtracted is the edit's strength."""
 
-    tuning: Literal["lora", "full"] = "lora"
-    """What is trained: `lora`, low-rank factors on chosen linears (Dige et al. 2024), or `full`, all weights (Ilharco et al. 2023)."""
+    tuning: Literal["lora", "full", "ia3"] = "lora"
+    """What is trained: `lora`, low-rank factors on chosen linears (Dige et al. 2024), `full`, all weights (Ilharco et al. 2023), or `ia3`,
+    vectors that scale activations, on PEFT's modules for the architecture (Liu et al. 2022; an option of the released code)."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
     """Peak learning rate of AdamW. 5e-4 with LoRA is the released value for LLaMA, 2e-4 for OPT; full tuning wants about 1e-5."""
     epochs: float = Field(1.5, gt=0, le=1000)
@@ -65,6 +68,15 @@ class TaskVectorSettings(Settings):
     that little but the stereotype is left to learn; or `neutral` text alone."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native. Scoring stays in float32 all the same."""
+    shards: int = Field(1, ge=1, le=1000)
+    """Disjoint random shards of the texts, each fine-tuned on alone; the vectors are averaged, so that what one shard alone teaches is
+    divided by their number (COLM 2024, "Decoupling Noise and Toxic Parameters"). `epochs` and `steps` are those of one shard."""
+    capabilities: list[str] = Field(default_factory=list[str])
+    """Folders of edits of the same base, `FOLDER[@WEIGHT]`, that stand for abilities to be kept or given back. One that this method
+    fitted is negated already, so it is given back with the weight -1."""
+    capability_how: Literal["project", "add"] = "project"
+    """What is done with `capabilities`: `project` removes their directions from the task vector, parameter by parameter, so that its
+    negation cannot cost them to first order; `add` adds them, each at its weight."""
 
 
 class TaskVector(Method):
@@ -76,8 +88,18 @@ class TaskVector(Method):
     name: ClassVar[str] = "task-vector"
     summary: ClassVar[str] = "Fine-tune on biased text and subtract what was learnt."
     source: ClassVar[str] = "Dige et al. 2024 (arXiv 2406.13551), section on negation; Ilharco et al. 2023 (arXiv 2212.04089), eq. 1 and 2"
+    guarded: ClassVar[bool] = False
     settings_class: ClassVar[type[Settings]] = TaskVectorSettings
     settings: TaskVectorSettings
+
+    def check(self, model: Model) -> None:
+        """Refuse a model that the method is not made for, and capabilities that are not of it; see :meth:`Method.check`."""
+        super().check(model)
+        capabilities = self._capabilities()
+        if capabilities and self.settings.capability_how == "project":
+            check_projected_from(capabilities)
+        for edit, _ in capabilities:
+            edit.check_fits(model)
 
     def fit(
         self,
@@ -97,25 +119,75 @@ class TaskVector(Method):
         self.check(model)
         settings = self.settings
         quantised = bool(getattr(model.hf, "is_quantized", False))
-        if settings.tuning == "full" and quantised:
-            raise UsageError("A quantised model cannot be tuned in full: use tuning=lora, or load it without --load-in-4bit.")
+        if settings.tuning != "lora" and quantised:
+            raise UsageError(
+                f"A quantised model cannot be tuned with tuning={settings.tuning}, which changes weights themselves: use tuning=lora, or "
+                "load it without --load-in-4bit."
+            )
         if settings.batch_size % settings.accumulation:
             raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
         with tempfile.TemporaryDirectory() as scratch:
             place = folder or Path(scratch)
-            if _contrasts(settings.contrast, data):
-                texts, counterparts = contrasted_texts(data)
-                learnt = self._vector(model, texts, texts, record, place / "stereotypes", seed, monitor)
-                opposite = self._vector(model, counterparts, texts, record, place / "counterparts", seed, monitor)
-                found = combine([(learnt, 1.0), (opposite, -1.0)])
-                outcome = {
-                    "training": learnt.record.provenance["training"], "training_of_counterparts": opposite.record.provenance["training"],
-                }
-                edit = WeightEdit(found.deltas, record).with_provenance(outcome)
+            if settings.shards == 1:
+                edit = self._negated(model, data, record, place, seed, monitor)
             else:
-                edit = self._vector(model, texts_of(data), data, record, place, seed, monitor)
+                edit = self._averaged(model, data, record, place, seed, monitor)
+        edit = self._with_capabilities(model, edit, record)
         return edit.with_provenance({"training_data": provenance_of(data)})
+
+    def _negated(
+        self,
+        model: Model,
+        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
+        record: EditRecord,
+        place: Path,
+        seed: int,
+        monitor: Monitor | None,
+    ) -> WeightEdit:
+        """The negated vector of all the data, less that of the counterparts under `contrast`."""
+        if not _contrasts(self.settings.contrast, data):
+            return self._vector(model, texts_of(data), data, record, place, seed, monitor)
+        texts, counterparts = contrasted_texts(data)
+        learnt = self._vector(model, texts, texts, record, place / "stereotypes", seed, monitor)
+        opposite = self._vector(model, counterparts, texts, record, place / "counterparts", seed, monitor)
+        found = combine([(learnt, 1.0), (opposite, -1.0)])
+        outcome = {"training": learnt.record.provenance["training"], "training_of_counterparts": opposite.record.provenance["training"]}
+        return WeightEdit(found.deltas, record).with_provenance(outcome)
+
+    def _averaged(
+        self,
+        model: Model,
+        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
+        record: EditRecord,
+        place: Path,
+        seed: int,
+        monitor: Monitor | None,
+    ) -> WeightEdit:
+        """The mean of the negated vectors of disjoint shards; low-rank ones are added up as factors, no more than the sum is held."""
+        total: WeightEdit | None = None
+        outcomes: list[Any] = []
+        shards = shards_of(data, self.settings.shards, seed)
+        for number, rows in enumerate(shards, start=1):
+            vector = self._negated(model, rows, record, place / f"shard-{number}", seed, monitor)
+            outcomes.append(vector.record.provenance["training"])
+            total = combine([*([(total, 1.0)] if total is not None else []), (vector, 1 / len(shards))])
+        assert total is not None
+        steps, seconds = (sum(outcome[fact] for outcome in outcomes) for fact in ("steps", "seconds"))
+        training = {**outcomes[0], "steps": steps, "seconds": round(seconds, 1), "of_each_shard": outcomes}
+        return WeightEdit(total.deltas, record).with_provenance({"training": training})
+
+    def _capabilities(self) -> list[tuple[WeightEdit, float]]:
+        return [load_weighted(text) for text in self.settings.capabilities]
+
+    def _with_capabilities(self, model: Model, edit: WeightEdit, record: EditRecord) -> WeightEdit:
+        """The vector with the capabilities added to it, or without its part along them."""
+        parts = self._capabilities()
+        if not parts:
+            return edit
+        found = arithmetic([(edit, 1.0), *parts], self.settings.capability_how, model=model)
+        used = [{"content_hash": part.content_hash, "strength": part.strength, "weight": weight} for part, weight in parts]
+        return WeightEdit(found.deltas, record).with_provenance({**edit.record.provenance, "capabilities": used})
 
     def _vector(
         self,
@@ -164,7 +236,24 @@ class TaskVector(Method):
             return tune_lora(
                 model, record, run, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout, targets=settings.targets, sign=-1.0
             )
+        if settings.tuning == "ia3":
+            return tune_ia3(model, record, run, sign=-1.0)
         return tune_weights(model, record, run, sign=-1.0)
+
+
+def shards_of(
+    data: TrainingSource | Sequence[TrainingText] | Sequence[str], count: int, seed: int
+) -> list[list[TrainingText] | list[str]]:
+    """Disjoint shards of the rows, of sizes that differ by one at most, in a seeded order.
+
+    Raises:
+        UsageError: there are fewer rows than shards.
+    """
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    if len(rows) < count:
+        raise UsageError(f"shards = {count}, but the training data hold {len(rows)} texts: a shard needs one at least.")
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    return [[rows[index] for index in sorted(order[start::count])] for start in range(count)]  # type: ignore[misc]
 
 
 def _contrasts(contrast: bool | str, data: TrainingSource | Sequence[TrainingText] | Sequence[str]) -> bool:

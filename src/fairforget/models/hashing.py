@@ -21,8 +21,13 @@ def _update(digest: Any, tensor: Tensor) -> None:
 
 def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
     """Hex sha256 over names, types, shapes and bytes, in the order of the names."""
+    return sorted_tensors_hash(sorted(named, key=lambda pair: pair[0]))
+
+
+def sorted_tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
+    """The same for tensors that come in the order of their names already; a generator holds one tensor at a time."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(named, key=lambda pair: pair[0]):
+    for name, tensor in named:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         _update(digest, tensor)
     return digest.hexdigest()
@@ -30,10 +35,15 @@ def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
 
 def content_hash(module: nn.Module) -> str:
     """Hex sha256 of all parameters and persistent buffers of a module; tied tensors count once, under their first name."""
+    return tensors_hash(distinct_tensors(module))
+
+
+def distinct_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and persistent buffers in the order of their names; tied ones once, under the first."""
     seen: set[int] = set()
     named: list[tuple[str, Tensor]] = []
     for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
         if id(tensor) not in seen:
             seen.add(id(tensor))
             named.append((name, tensor))
-    return tensors_hash(named)
+    return named

@@ -210,6 +210,25 @@ class Model:
             return self._base(**arguments)[0]
         return self.hf(**arguments).logits
 
+    def hidden_layers(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states at every depth: what the embeddings give, and what each layer gives.
+
+        Args:
+            ids: int64 (batch, length), right padded.
+            mask: int64 (batch, length), 1 where a token is.
+
+        Returns:
+            (layers + 1, batch, length, width).
+
+        Raises:
+            UsageError: the model does not give them.
+        """
+        output = self._base(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        states = getattr(output, "hidden_states", None)
+        if states is None:
+            raise UsageError(f"{self.name} does not give the hidden states of its layers.")
+        return torch.stack(tuple(states))
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of chosen hidden states.
 

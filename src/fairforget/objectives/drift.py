@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fairforget.models.hidden_sites import Layer, hidden_site, states_of
 from fairforget.models.model import Model
+from fairforget.objectives.likelihood import label_logits
 from fairforget.training.objective import IGNORED, Batch, Objective, Role
 
 Reference = Callable[[], AbstractContextManager[object]]
@@ -40,31 +42,29 @@ class KLToBase(Objective):
 
     def sum(self, model: Model, batch: Batch) -> Tensor:
         """Summed divergence, nats."""
-        labels = batch["labels"][:, 1:] if model.family == "causal" else batch["labels"]
-        chosen = labels != IGNORED
 
         def log_probabilities() -> Tensor:
-            hidden = model.hidden(batch["ids"], batch["mask"])
-            states = hidden[:, :-1] if model.family == "causal" else hidden
-            return torch.log_softmax(model.head(states[chosen]).float(), dim=-1)
+            return torch.log_softmax(label_logits(model, batch)[0], dim=-1)
 
         return kl_divergence(at_base(model, self.reference, log_probabilities), log_probabilities()).sum()
 
 
 class HiddenMatch(Objective):
-    """Mean over tokens of (1/d) ‖h(x) - h_ref(x)‖², the states before the head (Li et al. 2024, arXiv 2403.03218, eq. 3, retain part).
+    """Mean over tokens of (1/d) ‖h(x) - h_ref(x)‖², d the width: the retain loss of RMU (Li et al. 2024, arXiv 2403.03218).
 
     Args:
         reference: context in which the model is its base.
         weight: factor of the term.
         stream: stream of text on which the states should stay as they are.
+        layer: block whose output is meant, from 0; by default the states before the head.
     """
 
     role: ClassVar[Role] = "retain"
 
-    def __init__(self, reference: Reference, weight: float = 1.0, stream: str = "retain") -> None:
+    def __init__(self, reference: Reference, weight: float = 1.0, stream: str = "retain", *, layer: Layer = "final") -> None:
         super().__init__(weight, stream)
         self.reference = reference
+        self.layer: Layer = layer
 
     def count(self, batch: Batch) -> int:
         """Number of tokens, padding left out."""
@@ -73,8 +73,30 @@ class HiddenMatch(Objective):
     def sum(self, model: Model, batch: Batch) -> Tensor:
         """Summed mean squared distance."""
         chosen = batch["mask"].bool()
-        base = at_base(model, self.reference, lambda: model.hidden(batch["ids"], batch["mask"])[chosen].float())
-        return (model.hidden(batch["ids"], batch["mask"])[chosen].float() - base).square().mean(dim=-1).sum()
+        base = at_base(model, self.reference, lambda: layer_states(model, batch, self.layer)[chosen].float())
+        return (layer_states(model, batch, self.layer)[chosen].float() - base).square().mean(dim=-1).sum()
+
+
+def layer_states(model: Model, batch: Batch, layer: Layer) -> Tensor:
+    """Hidden states behind a layer, (batch, length, width); ``final``: those before the head.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+    if layer == "final":
+        return model.hidden(batch["ids"], batch["mask"])
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        del module, arguments
+        kept.append(states_of(output))
+
+    handle = hidden_site(model, layer).register_forward_hook(keep)
+    try:
+        model.hidden(batch["ids"], batch["mask"])
+    finally:
+        handle.remove()
+    return kept[0]
 
 
 @torch.no_grad()

@@ -87,11 +87,12 @@ class ElasticWeightConsolidation(_Anchored):
         stream: texts whose likelihood is to stay.
         weight: factor of the term.
         rows: texts that F is the mean over.
+        cumulative: square the sum of the gradients so far at each text, as the released code of BERT-ASE does.
     """
 
-    def __init__(self, stream: Stream, weight: float = 1.0, rows: int = FISHER_ROWS) -> None:
+    def __init__(self, stream: Stream, weight: float = 1.0, rows: int = FISHER_ROWS, *, cumulative: bool = False) -> None:
         super().__init__(weight)
-        self.texts, self.rows = stream, rows
+        self.texts, self.rows, self.cumulative = stream, rows, cumulative
         self.fisher: dict[str, Tensor] = {}
 
     def prepare(self, model: Model) -> None:
@@ -100,7 +101,7 @@ class ElasticWeightConsolidation(_Anchored):
         held = {name: parameter for name, (parameter, _) in self.anchors.items()} | {
             adapter.name: adapter.weight for adapter in self.adapters
         }
-        self.fisher = fisher_information(model, self.texts, held, self.rows)
+        self.fisher = fisher_information(model, self.texts, held, self.rows, cumulative=self.cumulative)
 
     def sum(self, model: Model, batch: Batch) -> Tensor:
         """Half the weighted squared distance."""
@@ -112,7 +113,9 @@ class ElasticWeightConsolidation(_Anchored):
         return 0.5 * torch.stack(terms).sum()
 
 
-def fisher_information(model: Model, stream: Stream, parameters: dict[str, nn.Parameter], rows: int = FISHER_ROWS) -> dict[str, Tensor]:
+def fisher_information(
+    model: Model, stream: Stream, parameters: dict[str, nn.Parameter], rows: int = FISHER_ROWS, *, cumulative: bool = False
+) -> dict[str, Tensor]:
     """Empirical diagonal Fisher information, per text.
 
     Args:
@@ -120,11 +123,13 @@ def fisher_information(model: Model, stream: Stream, parameters: dict[str, nn.Pa
         stream: texts.
         parameters: what it is taken of, by name; those that need no gradient are given one for the while.
         rows: number of texts, the first of the stream.
+        cumulative: square the sum of the gradients so far in place of each text's own.
 
     Returns:
         float32 tensors of the parameters' shapes: mean over texts of the squared gradient of the text's log-likelihood.
     """
     found = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
+    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()} if cumulative else {}
     flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
     held = {id(parameter): parameter.grad for parameter in parameters.values()}
     was_training = model.hf.training
@@ -139,6 +144,8 @@ def fisher_information(model: Model, stream: Stream, parameters: dict[str, nn.Pa
                 likelihood = token_log_probabilities(model, batch).sum()
                 gradients = torch.autograd.grad(likelihood, list(parameters.values()), allow_unused=True, materialize_grads=True)
                 for name, gradient in zip(parameters, gradients, strict=True):
+                    if cumulative:
+                        sums[name] = gradient = sums[name] + gradient
                     found[name] += gradient.float().square() / rows
                 advance(1)
     finally:

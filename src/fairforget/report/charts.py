@@ -68,7 +68,7 @@ def theme() -> dict[str, Any]:
     }
 
 
-def _unvalidated(build: Callable[Parameters, Specification]) -> Callable[Parameters, Specification]:
+def unvalidated(build: Callable[Parameters, Specification]) -> Callable[Parameters, Specification]:
     """Build a chart without Altair's check of every part against the schema: two thirds of the time of a page, and the tests check it."""
 
     @functools.wraps(build)
@@ -81,7 +81,7 @@ def _unvalidated(build: Callable[Parameters, Specification]) -> Callable[Paramet
     return built
 
 
-@_unvalidated
+@unvalidated
 def interval_chart(
     rows: Sequence[Comparison], states: Sequence[str], names: dict[str, str], *, labels: Sequence[str], axis_title: str
 ) -> dict[str, Any] | None:
@@ -123,13 +123,13 @@ def interval_chart(
     hollow = alt.when(alt.datum["low"] == None).then(alt.value(0)).otherwise(alt.value(1))  # noqa: E711 - becomes a Vega expression
     dots = chart.mark_point(filled=True, opacity=1, size=80).encode(x=x, color=colour, stroke=outline, shape=shape, fillOpacity=hollow)
     references = _references(rows, states)
-    marks = [_reference_line(reference) for reference in references] + [ranges, dots]
+    marks = [reference_line(reference) for reference in references] + [ranges, dots]
     # the same for levels and differences, so that their rows stand side by side
     height = len(rows) * (44 if len(rows) <= DENSE_ROWS else 28)
-    return _specification(alt.layer(*marks), height)
+    return specification(alt.layer(*marks), height)
 
 
-@_unvalidated
+@unvalidated
 def cost_chart(rows: Sequence[dict[str, Any]], budget_percent: float | None, chosen: float | None) -> dict[str, Any] | None:
     """Perplexity cost in percent against strength, with intervals, the budget line and the chosen strength.
 
@@ -172,10 +172,10 @@ def cost_chart(rows: Sequence[dict[str, Any]], budget_percent: float | None, cho
     ]
     if budget_percent is not None:
         marks += _budget_line(budget_percent)
-    return _specification(alt.layer(*marks, *_chosen_line(chosen)), 260)
+    return specification(alt.layer(*marks, *_chosen_line(chosen)), 260)
 
 
-@_unvalidated
+@unvalidated
 def target_chart(rows: Sequence[dict[str, Any]], chosen: float | None, unit: str) -> dict[str, Any] | None:
     """The target with one standard error against strength, and the signed mean, whose crossing of zero is a reversal.
 
@@ -207,13 +207,13 @@ def target_chart(rows: Sequence[dict[str, Any]], chosen: float | None, unit: str
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=True, nice=True), axis=alt.Axis(tickCount=5))
     encodings = _two_marks("curve", curves)
     marks: list[Any] = [
-        _reference_line(0.0, "y"),
+        reference_line(0.0, "y"),
         chart.mark_line(strokeWidth=1.5, strokeOpacity=0.6).encode(y=y, color=encodings["color"], detail="curve:N"),
         chart.mark_rule(color="var(--after)", strokeWidth=2).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
         chart.mark_point(filled=True, opacity=1, size=80).encode(y=y, **encodings),
         *_chosen_line(chosen),
     ]
-    return _specification(alt.layer(*marks), 260)
+    return specification(alt.layer(*marks), 260)
 
 
 def _points(row: Comparison, states: Sequence[str], names: dict[str, str], label: str) -> list[dict[str, Any]]:
@@ -242,7 +242,8 @@ def _references(rows: Sequence[Comparison], states: Sequence[str]) -> list[float
     return sorted({row.neutral for row in rows if row.neutral is not None})
 
 
-def _reference_line(position: float, axis: str = "x") -> alt.Chart:
+def reference_line(position: float, axis: str = "x") -> alt.Chart:
+    """A dashed line across a chart at a position on the ``x`` or ``y`` axis."""
     import altair as alt
 
     rule = alt.Chart(alt.InlineData(values=[{"reference": position}])).mark_rule(strokeDash=[5, 4], strokeWidth=1.5, color="var(--muted)")
@@ -295,7 +296,8 @@ def _two_marks(field: str, names: Sequence[str], second_colour: str = "var(--bef
     }
 
 
-def _specification(chart: Any, height: int) -> dict[str, Any]:
+def specification(chart: Any, height: int) -> dict[str, Any]:
+    """The Vega-Lite specification of a chart as wide as its container, `height` pixels high, without a theme of its own."""
     import altair as alt
 
     sized = chart.properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))

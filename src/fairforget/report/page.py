@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,10 @@ def write_report(run_folder: Path) -> Path:
         FairforgetError: the folder holds no run, or the page cannot be written.
         DataError: the record or a table is damaged.
     """
+    from fairforget.report.study_page import STUDY_RECORD, write_study_page
+
+    if (Path(run_folder) / STUDY_RECORD).is_file():
+        return write_study_page(Path(run_folder))
     run = read_run_folder(Path(run_folder))
     page = run.path / PAGE_NAME
     write_text(page, render_page(run))
@@ -59,6 +63,18 @@ def write_report(run_folder: Path) -> Path:
 
 def render_page(run: RunFolder) -> str:
     """The page as text; see :func:`write_report`."""
+    figures = Figures(state_names(run.record))
+    return render("page.html.j2", page_context(run, figures), figures)
+
+
+def render(template: str, context: Mapping[str, Any], figures: Figures) -> str:
+    """A page as text, with the charts of `figures` and the scripts that draw them inside.
+
+    Args:
+        template: name of the page's template.
+        context: what it prints; the charts are in `figures` by then.
+        figures: charts of the page.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -75,10 +91,8 @@ def render_page(run: RunFolder) -> str:
     )
     environment.filters["setting"] = setting_text
     drawer = resources.files("fairforget.report").joinpath("templates", "page.js").read_text(encoding="utf-8")
-    figures = Figures(state_names(run.record))
-    context = page_context(run, figures)
     has_charts = bool(figures.specifications)
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(template).render(
         **context,
         charts_left_out=figures.left_out,
         specifications=figures.specifications,

@@ -20,13 +20,13 @@ STRENGTH_OPTIONAL = ("phase", "ratio_low", "target_se", "signed_mean", "within_b
 LEDGER_COLUMNS = ("benchmark", "task", "role", "item", "transition")
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     """Part of a record on disk: fields of other versions are kept out of the way, not refused."""
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
 
-class ModelRecord(_Record):
+class ModelRecord(Record):
     """The base model of the run."""
 
     name: str = ""
@@ -44,7 +44,7 @@ class ModelRecord(_Record):
     prefix: str | None = None
 
 
-class MethodRecord(_Record):
+class MethodRecord(Record):
     """The method that found the edit."""
 
     name: str
@@ -53,14 +53,14 @@ class MethodRecord(_Record):
     source: str = ""
 
 
-class BudgetRecord(_Record):
+class BudgetRecord(Record):
     """What the user was ready to pay."""
 
     metric: str = "perplexity"
     percent: float
 
 
-class BenchmarkRecord(_Record):
+class BenchmarkRecord(Record):
     """One benchmark of the run."""
 
     name: str
@@ -72,7 +72,7 @@ class BenchmarkRecord(_Record):
     """Words that must stand wherever a figure of this benchmark is printed."""
 
 
-class DatasetRecord(_Record):
+class DatasetRecord(Record):
     """One dataset that was read, with its terms."""
 
     name: str
@@ -96,7 +96,16 @@ class DatasetRecord(_Record):
         return [self.sha256] if isinstance(self.sha256, str) else list(self.sha256 or [])
 
 
-class RunRecord(_Record):
+class RuntimeRecord(Record):
+    """An edit that works while the model runs."""
+
+    kind: str
+    description: str = ""
+    reason: str = ""
+    """Why it could not be merged into the weights, as a sentence; empty where it was."""
+
+
+class RunRecord(Record):
     """``run.json``: what was run, on what, with which versions."""
 
     kind: Literal["debias", "audit", "compare"]
@@ -113,6 +122,8 @@ class RunRecord(_Record):
     other_model: ModelRecord | None = None
     """The model of the second run of a comparison."""
     edit_hash: str | None = None
+    runtime: RuntimeRecord | None = None
+    """Set where the edit works at run time."""
     seed: int | None = None
     versions: dict[str, str] = {}
     git: dict[str, Any] | None = None
@@ -127,7 +138,7 @@ class RunRecord(_Record):
         return {benchmark.name: benchmark.caution for benchmark in self.benchmarks if benchmark.caution}
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """``tables/verdict.json``: the words, made by the workflow and printed alike on the page and in the card."""
 
     headline: str
@@ -167,8 +178,8 @@ def read_run_folder(path: Path) -> RunFolder:
     recipe = path / "recipe.yaml"
     return RunFolder(
         path=path,
-        record=_read_record(record_path, RunRecord),
-        verdict=_read_record(tables / "verdict.json", Verdict) if (tables / "verdict.json").is_file() else None,
+        record=read_record(record_path, RunRecord),
+        verdict=read_record(tables / "verdict.json", Verdict) if (tables / "verdict.json").is_file() else None,
         metrics=_optional_table(tables / "metrics.parquet", METRIC_COLUMNS),
         strength=_optional_table(tables / "strength.parquet", STRENGTH_COLUMNS),
         ledger=_optional_table(tables / "ledger.parquet", LEDGER_COLUMNS),
@@ -177,10 +188,15 @@ def read_run_folder(path: Path) -> RunFolder:
     )
 
 
-Record = TypeVar("Record", bound=_Record)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-def _read_record(path: Path, kind: type[Record]) -> Record:
+def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+    """Read a record that this package wrote as JSON.
+
+    Raises:
+        DataError: it is damaged or of another form.
+    """
     try:
         return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -1,4 +1,8 @@
-"""Runs a token trie through a causal model: batches of segments, each continued from its parent's keys and values."""
+"""Runs a token trie through a causal model: batches of segments, each continued from its parent's keys and values.
+
+Under Self-Debias every segment runs in several views, plain and after each biasing prefix, which have keys and values of their own; the
+prefix goes into the root segments, so that all below them is the same trie.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad as pad_tensor
 from transformers import DynamicCache
 
+from fairforget.edits.self_debias import active_self_debias, prefixed
 from fairforget.models.model import Model
-from fairforget.scoring.planning import batches_by_length, pad, read_log_probabilities
+from fairforget.scoring.planning import Biased, batches_by_length, pad, read_log_probabilities
 from fairforget.scoring.trie import Segment
 
 HELD_BUDGETS = 2
@@ -22,7 +27,7 @@ lengths. Counted in padded tokens and forwards, 2 costs 2 % (CrowS-Pairs) and 11
 and 37 % more."""
 
 
-class _Past:
+class _Keys:
     """Keys and values of computed segments that go on, one row each, with the mask over all that came before (and in) them."""
 
     def __init__(self, cache: DynamicCache, mask: Tensor, rows: Sequence[int]) -> None:
@@ -34,12 +39,25 @@ class _Past:
             self.mask = mask[index]
 
 
+_Past = tuple[_Keys, ...]
+"""The keys of each view, the plain one first; rows are the same segments in all of them."""
+
+
 class _Placed(NamedTuple):
     """A segment and where its parent's keys and values lie; a root has none."""
 
     segment: Segment
     past: _Past | None = None
     row: int = 0
+
+
+class _View(NamedTuple):
+    """A batch run in one view: its states, by how many columns its segments begin further right, and what children continue from."""
+
+    hidden: Tensor
+    shifts: list[int]
+    keys: _Keys | None
+    size: int
 
 
 @dataclass
@@ -67,6 +85,8 @@ class CausalRunner:
 
     def __init__(self, model: Model, budget: int, forward_cost: int, counts: Counts) -> None:
         self.model, self.budget, self.forward_cost, self.counts = model, budget, forward_cost, counts
+        self.edit = active_self_debias(model)
+        self.prefixes: tuple[tuple[int, ...], ...] = ((), *self.edit.prefixes) if self.edit else ((),)
 
     def units(self, roots: Sequence[Segment]) -> list[list[Segment]]:
         """Roots in the order in which they run, cut where the keys and values of enough of them are held."""
@@ -101,15 +121,43 @@ class CausalRunner:
         self, batch: Sequence[_Placed], results: dict[int, NDArray], advance: Callable[[float], None]
     ) -> tuple[_Past | None, list[Segment]]:
         """Run one batch; what its children continue from, and the segments that have any, in the order of its rows."""
-        model = self.model
-        past, batch = _gather(batch)
-        segments = [placed.segment for placed in batch]
-        ids, own_mask = pad([segment.tokens for segment in segments], model.pad_id, model.device)
-        positions = torch.tensor([segment.depth for segment in segments], device=model.device)[:, None] + torch.arange(
-            ids.shape[1], device=model.device
-        )
-        positions = positions.clamp(max=model.max_length - 1)  # padding beside a long row would count past the last position there is
+        groups = _by_past(batch)
+        segments = [placed.segment for group in groups for placed in group]
         going_on = [row for row, segment in enumerate(segments) if segment.children]
+        plain, *others = (self._run_view(groups, segments, number, going_on) for number in range(len(self.prefixes)))
+        wanted = [(row, target) for row, segment in enumerate(segments) for target in segment.targets]
+        if wanted:
+            rows, offsets = [row for row, _ in wanted], [target.offset for _, target in wanted]
+            values = read_log_probabilities(
+                self.model,
+                plain.hidden,
+                rows,
+                offsets,
+                [target.token for _, target in wanted],
+                edit=self.edit,
+                biased=[
+                    Biased(view.hidden, [offset + view.shifts[row] for row, offset in zip(rows, offsets, strict=True)]) for view in others
+                ],
+            ).tolist()
+            for (_, target), value in zip(wanted, values, strict=True):
+                results[target.request][target.place] = value
+        advance(plain.size)
+        past = tuple(view.keys for view in (plain, *others) if view.keys is not None)
+        return past or None, [segments[row] for row in going_on]
+
+    def _run_view(self, groups: Sequence[Sequence[_Placed]], segments: Sequence[Segment], number: int, going_on: Sequence[int]) -> _View:
+        """Run the segments of a batch, plain or after one biasing prefix, which stands in the roots."""
+        model, prefix = self.model, self.prefixes[number]
+        past = _gather(groups, number)
+        if past is None:
+            tokens = [prefixed(model, segment.tokens, prefix)[0] for segment in segments]
+            begins, shifts = [0] * len(segments), [len(prefix)] * len(segments)
+        else:
+            tokens = [segment.tokens for segment in segments]
+            begins, shifts = [segment.depth + len(prefix) for segment in segments], [0] * len(segments)
+        ids, own_mask = pad(tokens, model.pad_id, model.device)
+        positions = torch.tensor(begins, device=model.device)[:, None] + torch.arange(ids.shape[1], device=model.device)
+        positions = positions.clamp(max=model.max_length - 1)  # padding beside a long row would count past the last position there is
         mask, cache = own_mask, None
         if past is not None:
             cache, before = past
@@ -121,35 +169,28 @@ class CausalRunner:
         self.counts.tokens += size
         self.counts.padded += ids.numel()
         self.counts.forwards += 1
-        wanted = [(row, target) for row, segment in enumerate(segments) for target in segment.targets]
-        if wanted:
-            values = read_log_probabilities(
-                model, hidden, [row for row, _ in wanted], [target.offset for _, target in wanted], [target.token for _, target in wanted]
-            ).tolist()
-            for (_, target), value in zip(wanted, values, strict=True):
-                results[target.request][target.place] = value
-        advance(size)
-        if not going_on:
-            return None, []
-        assert cache is not None
-        return _Past(cache, mask, going_on), [segments[row] for row in going_on]
+        return _View(hidden, shifts, _Keys(cache, mask, going_on) if going_on and cache is not None else None, size)
 
 
-def _gather(batch: Sequence[_Placed]) -> tuple[tuple[DynamicCache, Tensor] | None, list[_Placed]]:
-    """A fresh cache and mask with the parent of each segment in its row, and the batch in the order of these rows.
-
-    Parents from one past come together. Columns that are padding in all of them are dropped; the order of columns means nothing, since
-    keys carry their positions.
-    """
+def _by_past(batch: Sequence[_Placed]) -> list[list[_Placed]]:
+    """The segments of a batch with those whose parents lie in one past together."""
     groups: dict[int, list[_Placed]] = {}
     for placed in batch:
         groups.setdefault(id(placed.past), []).append(placed)
-    parts: list[tuple[_Past, Tensor, Tensor | slice]] = []
+    return list(groups.values())
+
+
+def _gather(groups: Sequence[Sequence[_Placed]], view: int) -> tuple[DynamicCache, Tensor] | None:
+    """A fresh cache and mask of one view with the parent of each segment in its row; None for roots.
+
+    Columns that are padding in all parents of a past are dropped; the order of columns means nothing, since keys carry their positions.
+    """
+    parts: list[tuple[_Keys, Tensor, Tensor | slice]] = []
     masks: list[Tensor] = []
-    for group in groups.values():
-        past = group[0].past
-        if past is None:
-            return None, list(batch)
+    for group in groups:
+        if group[0].past is None:
+            return None
+        past = group[0].past[view]
         rows = torch.tensor([placed.row for placed in group], device=past.mask.device)
         columns = past.mask[rows].any(dim=0)
         filled = columns.nonzero().squeeze(1)
@@ -163,7 +204,7 @@ def _gather(batch: Sequence[_Placed]) -> tuple[tuple[DynamicCache, Tensor] | Non
         keys, values = (tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in both)
         cache.update(keys, values, number)
     mask = torch.cat([pad_tensor(mask, (0, width - mask.shape[1])) for mask in masks])
-    return (cache, mask), [placed for group in groups.values() for placed in group]
+    return cache, mask
 
 
 def _rows(states: Tensor, rows: Tensor, columns: Tensor | slice = slice(None)) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fairforget.models.model import Model
+
+if TYPE_CHECKING:
+    from fairforget.edits.self_debias import SelfDebiasEdit
 
 Element = TypeVar("Element")
 
@@ -65,7 +68,25 @@ def pad(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> tupl
     return ids.to(device), mask.to(device)
 
 
-def read_log_probabilities(model: Model, hidden: Tensor, rows: Sequence[int], columns: Sequence[int], targets: Sequence[int]) -> Tensor:
+class Biased(NamedTuple):
+    """The same texts after a biasing prefix (see :class:`fairforget.edits.self_debias.SelfDebiasEdit`)."""
+
+    hidden: Tensor
+    """(batch, length, width), rows as in the plain batch."""
+    columns: Sequence[int]
+    """Column of each wanted value."""
+
+
+def read_log_probabilities(
+    model: Model,
+    hidden: Tensor,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    targets: Sequence[int],
+    *,
+    edit: SelfDebiasEdit | None = None,
+    biased: Sequence[Biased] = (),
+) -> Tensor:
     """Log-probability of a target at each (row, column) of hidden states, with the head applied at distinct places only and in slices.
 
     Args:
@@ -74,24 +95,41 @@ def read_log_probabilities(model: Model, hidden: Tensor, rows: Sequence[int], co
         rows: row of each wanted value.
         columns: column of each wanted value.
         targets: token id of each wanted value.
+        edit: the Self-Debias edit on the model, if any.
+        biased: the texts after each of its prefixes, in their order.
 
     Returns:
         float64 (number of values,) on the processor; the log-sum-exp is taken in float32.
     """
-    width = hidden.shape[1]
-    flat = torch.as_tensor(rows, dtype=torch.long) * width + torch.as_tensor(columns, dtype=torch.long)
+    flat = _flat(hidden, rows, columns)
     places, inverse = torch.unique(flat, return_inverse=True)
-    states = hidden.reshape(-1, hidden.shape[-1])[places.to(hidden.device)]
+    states = _states(hidden, places)
+    others: list[Tensor] = []
+    for view in biased:
+        same = torch.empty_like(places)
+        same[inverse] = _flat(view.hidden, rows, view.columns)
+        others.append(_states(view.hidden, same))
     wanted = torch.as_tensor(targets, dtype=torch.long)
     result = torch.empty(len(wanted), dtype=torch.float64)
-    step = max(1, HEAD_FLOATS // model.hf.config.get_text_config().vocab_size)
+    step = max(1, HEAD_FLOATS // ((1 + len(others)) * model.hf.config.get_text_config().vocab_size))
     for start in range(0, len(places), step):
         logits = model.head(states[start : start + step]).float()
+        if edit is not None:
+            logits = edit.debiased(logits, [model.head(other[start : start + step]).float() for other in others])
         chosen = (inverse >= start) & (inverse < start + step)
         values = logits[(inverse[chosen] - start).to(logits.device), wanted[chosen].to(logits.device)]
         normaliser = _log_sum_exp(logits)[(inverse[chosen] - start).to(logits.device)]
         result[chosen] = (values - normaliser).double().cpu()
     return result
+
+
+def _flat(hidden: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Places among the states of a batch, its rows one after the other."""
+    return torch.as_tensor(rows, dtype=torch.long) * hidden.shape[1] + torch.as_tensor(columns, dtype=torch.long)
+
+
+def _states(hidden: Tensor, places: Tensor) -> Tensor:
+    return hidden.reshape(-1, hidden.shape[-1])[places.to(hidden.device)]
 
 
 def _log_sum_exp(logits: Tensor) -> Tensor:

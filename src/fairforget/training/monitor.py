@@ -16,8 +16,8 @@ from fairforget.training.objective import Objective
 class Monitor(Protocol):
     """Looks at a model in training now and then; it may see the ``select`` part only."""
 
-    every: int
-    """Optimiser steps between two looks."""
+    looks: int
+    """How often it looks, spread evenly over the run; never at the end, where the edit is measured anyway."""
 
     def look(self, model: Model, step: int) -> str | None:
         """Return why training should stop now, or None."""
@@ -38,7 +38,8 @@ class MonitorCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
         """Ask the monitor when it is due."""
-        if state.global_step % self.monitor.every == 0:
+        every = -(-state.max_steps // (self.monitor.looks + 1))
+        if self.monitor.looks and state.global_step % every == 0 and state.global_step < state.max_steps:
             was_training = self.model.hf.training
             self.model.hf.eval()
             self.reason = self.monitor.look(self.model, state.global_step)

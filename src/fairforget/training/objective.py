@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairforget.models.model import Model
 
@@ -30,6 +30,8 @@ class Objective(ABC):
     role: ClassVar[Role]
     in_batch: ClassVar[bool] = False
     """Whether rows of a batch are compared with each other, so that a step must be one batch on one process."""
+    module: nn.Module | None = None
+    """Parameters of the term's own, made by :meth:`prepare`: trained with the model and thrown away after."""
 
     def __init__(self, weight: float = 1.0, stream: str | None = "forget") -> None:
         self.weight, self.stream = weight, stream

@@ -122,7 +122,8 @@ class PairStream:
             first, second = (self._ids(text) for text in pair)
             choose = shared_positions if scope == "sentence" and model.family == "masked" else changed_positions
             places = choose(first, second)
-            if max(len(first), len(second)) <= limit and all(places):
+            whole = scope == "sentence" and model.family == "causal"  # all tokens are labelled, so a mere insertion will do
+            if max(len(first), len(second)) <= limit and (first != second if whole else all(places)):
                 self.rows.append((first, second))
                 self.chosen.append(places)
         self.left_out = len(pairs) - len(self.rows)

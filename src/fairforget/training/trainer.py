@@ -35,6 +35,7 @@ class _Composition(nn.Module):
         self.hf = model.hf
         self.wrapped = (model,)  # in a tuple: nn.Module would not hold it, and must not register the model twice
         self.objectives = tuple(objectives)
+        self.terms = nn.ModuleList([objective.module for objective in objectives if objective.module is not None])
 
     def forward(self, batches: dict[str, Batch], totals: Sequence[float]) -> Tensor:
         terms = [

@@ -16,7 +16,7 @@ from fairforget.benchmarks._targets import parse_target, perplexity_ratio, targe
 from fairforget.data.overlap import find_overlap
 from fairforget.data.swaps import swap_gender
 from fairforget.data.training import TrainingSource, TrainingText, training_source
-from fairforget.edits import Edit, WeightEdit, merged
+from fairforget.edits import Edit, RuntimeEdit, load_edit, merged
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.files import write_text
 from fairforget.forgetting import balance, build_ledger, summary
@@ -27,9 +27,11 @@ from fairforget.report.page import PAGE_NAME
 from fairforget.scoring import Request, Scorer
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.audit import evaluate_all, measure, resolve_choices
+from fairforget.workflows.base_audit import BaseAudit
+from fairforget.workflows.guard import SelectGuard
 from fairforget.workflows.recipe import BenchmarkChoice, Recipe, recipe_yaml
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
-from fairforget.workflows.strength import StrengthSearch, search_strength
+from fairforget.workflows.strength import StrengthSearch, given_strength, search_strength
 from fairforget.workflows.verdict import Evidence, Verdict, debias_verdict
 
 PROBES = 32
@@ -83,6 +85,9 @@ def debias(
     *,
     out: Path | str = "runs/debias",
     data: TrainingSource | Sequence[TrainingText] | Sequence[str] | None = None,
+    base: BaseAudit | None = None,
+    edit: Edit | None = None,
+    save_model: bool = True,
     say: Say = lambda _: None,
     **choices: Any,
 ) -> DebiasResult:
@@ -93,6 +98,9 @@ def debias(
         recipe: all choices; by default those of the built-in run.
         out: the run's folder; the same call goes on where an interrupted one stopped.
         data: training data, in place of what the recipe names.
+        base: tables of this base from before; it is then not measured again.
+        edit: the edit of this recipe's method from before, e.g. of a run that differs in the strength alone; it is then not fitted again.
+        save_model: write the edited model too, not the edit alone.
         say: told what is being done, a sentence at a time.
         **choices: fields of the recipe, e.g. ``benchmarks=["starter"]``, ``budget="perplexity=2%"``; instead of `recipe`.
 
@@ -112,14 +120,15 @@ def debias(
     with folder.opened(recipe_yaml(recipe)):
         if folder.finished():
             say(f"The run in {folder.path} is finished already; its results are read, nothing is computed again.")
-            if folder.work.exists() or not (folder.path / PAGE_NAME).exists() or not (folder.model / CARD_NAME).exists():
+            if folder.work.exists() or not (folder.path / PAGE_NAME).exists() or not (_card_place(folder) / CARD_NAME).exists():
                 _write_words(folder)  # a kill came between the record and the page
             return _read_result(folder)
-        return _run(recipe, folder, model if isinstance(model, Model) else None, data, say)
+        return _run(recipe, folder, model if isinstance(model, Model) else None, data, say, base, edit, save_model)
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, model: Model | None, data: TrainingSource | Sequence[TrainingText] | Sequence[str] | None, say: Say
+    recipe: Recipe, folder: RunFolder, model: Model | None, data: TrainingSource | Sequence[TrainingText] | Sequence[str] | None, say: Say,
+    known: BaseAudit | None, given: Edit | None, save_model: bool,
 ) -> DebiasResult:
     plan = prepare(recipe)
     method = method_registry().get(recipe.method.name)(**recipe.method.settings)
@@ -144,17 +153,19 @@ def _run(
     options = {"resamples": recipe.resamples, "seed": recipe.seed}
     assert model.base_hash  # taken now, before anything touches the weights
 
+    if known is not None:
+        known.check(model, plan.benchmarks)
     say("1/6 Measuring the base on the select part.")
-    select = measure(model, plan.benchmarks, "select", "base, select part")
+    select = known.select if known else measure(model, plan.benchmarks, "select", "base, select part")
     folder.write_items("base", "select", select)
     say("2/6 Fitting the edit.")
-    edit = _fitted(method, model, data, recipe, folder)
+    edit = given or _fitted(method, model, data, recipe, folder, _guard(plan, recipe, method, select))
     say("3/6 Searching the strength on the select part, within the budget.")
     found = _search(model, edit, plan, recipe, select)
     write_table(found.curve, folder.tables / "strength.parquet")
     edit = edit.at(found.strength)
     say(f"4/6 Strength {found.strength:g}. Measuring base and edited model on the test part.")
-    before = measure(model, plan.benchmarks, "test", "base, test part")
+    before = known.test if known else measure(model, plan.benchmarks, "test", "base, test part")
     folder.write_items("base", "test", before)
     after = before
     if found.strength:
@@ -163,19 +174,23 @@ def _run(
             after = measure(model, plan.benchmarks, "test", "edited, test part")
     folder.write_items("edited", "test", after)
     say("5/6 Intervals, ledger and verdict.")
-    metrics = evaluate_all(plan.benchmarks, before, after, **options)
+    metrics = evaluate_all(plan.benchmarks, before, after, base_rows=known.metrics if known else None, **options)
     write_table(metrics, folder.tables / "metrics.parquet")
     ledger = build_ledger(pl.concat(before), pl.concat(after))
     balance(ledger)
     account = summary(ledger)
     write_table(ledger, folder.tables / "ledger.parquet")
     write_table(account, folder.tables / "ledger-summary.parquet")
-    verdict = _verdict(plan, recipe, found, before, after)
+    evidence = _evidence(plan, recipe, found, before, after)
+    verdict = debias_verdict(evidence, [benchmark.caution for benchmark in plan.benchmarks])
     verdict.write(folder.tables / "verdict.json")
     say("6/6 Saving model, edit, card and page.")
     edit.save(folder.edit)
-    merged(model, edit, folder.model)
-    folder.write_record(_record(recipe, plan, method, model, edit, found, before, data, warnings))
+    runtime = _runtime(edit, model)
+    if save_model and not (runtime and runtime["reason"]):
+        merged(model, edit, folder.model)
+    record = _record(recipe, plan, method, model, edit, found, before, data, warnings)
+    folder.write_record({**record, "runtime": runtime, "evidence": evidence.record()})
     _write_words(folder)
     return DebiasResult(folder.path, edit, found.strength, ledger, account, metrics, found.curve, verdict)
 
@@ -183,8 +198,21 @@ def _run(
 def _write_words(folder: RunFolder) -> None:
     """Page and card of a run whose tables and record are written; the checkpoints are no longer needed."""
     write_report(folder.path)
-    write_text(folder.model / CARD_NAME, model_card(folder.path))
+    place = _card_place(folder)
+    write_text(place / CARD_NAME, model_card(folder.path, holds="model" if place == folder.model else "edit"))
     shutil.rmtree(folder.work, ignore_errors=True)
+
+
+def _runtime(edit: Edit, model: Model) -> dict[str, str] | None:
+    """What the card says of an edit that works at run time, and why it cannot be merged, empty where it was; None for one of weights."""
+    if not isinstance(edit, RuntimeEdit):
+        return None
+    return {"kind": edit.kind, "description": edit.description, "reason": edit.why_not_weights(model)}
+
+
+def _card_place(folder: RunFolder) -> Path:
+    """The card lies beside the model, or beside the edit where no model was saved."""
+    return folder.model if folder.model.is_dir() else folder.edit
 
 
 def prepare(recipe: Recipe) -> _Plan:
@@ -261,14 +289,22 @@ def refuse_unchanged(model: Model, edit: Edit, benchmark: Benchmark) -> None:
         )
 
 
-def _fitted(method: Any, model: Model, data: Any, recipe: Recipe, folder: RunFolder) -> Edit:
+def _fitted(method: Any, model: Model, data: Any, recipe: Recipe, folder: RunFolder, guard: SelectGuard | None) -> Edit:
     """The edit of this run: read where it was finished before, else fitted, going on from checkpoints."""
     kept = folder.work / "edit"
     if (kept / "edit.json").exists():
-        return WeightEdit.load(kept)
-    edit: Edit = method.fit(model, data, seed=recipe.seed, folder=folder.work / "training")
+        return load_edit(kept)
+    edit: Edit = method.fit(model, data, seed=recipe.seed, folder=folder.work / "training", monitor=guard)
     edit.save(kept)
     return edit
+
+
+def _guard(plan: _Plan, recipe: Recipe, method: Any, select: Sequence[pl.DataFrame]) -> SelectGuard | None:
+    """What watches the training, or None where the method is not to be watched or there is nothing to watch."""
+    at_base = dict(zip((benchmark.name for benchmark in plan.benchmarks), select, strict=True))
+    cost = (plan.cost, at_base[plan.cost.name]) if plan.cost else None
+    guard = SelectGuard(recipe.guard, (plan.target, at_base[plan.target.name]), plan.metric, cost, recipe.budget.get("perplexity"))
+    return guard if method.guarded and guard.watches else None
 
 
 def _search(model: Model, edit: Edit, plan: _Plan, recipe: Recipe, select: Sequence[pl.DataFrame]) -> StrengthSearch:
@@ -286,10 +322,14 @@ def _search(model: Model, edit: Edit, plan: _Plan, recipe: Recipe, select: Seque
         return held[key]
 
     budget = recipe.budget.get("perplexity")
+    if recipe.search.strength is not None:
+        return given_strength(table, plan.metric, recipe.search.strength, budget, resamples=recipe.resamples, seed=recipe.seed)
     return search_strength(table, plan.metric, budget, recipe.search, resamples=recipe.resamples, seed=recipe.seed)
 
 
-def _verdict(plan: _Plan, recipe: Recipe, found: StrengthSearch, before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]) -> Verdict:
+def _evidence(
+    plan: _Plan, recipe: Recipe, found: StrengthSearch, before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]
+) -> Evidence:
     place = plan.benchmarks.index(plan.target)
     options = {"resamples": recipe.resamples, "seed": recipe.seed}
     base, edited = before[place], after[place]
@@ -297,7 +337,7 @@ def _verdict(plan: _Plan, recipe: Recipe, found: StrengthSearch, before: Sequenc
     if plan.cost is not None:
         cost = plan.benchmarks.index(plan.cost)
         ratio = perplexity_ratio(before[cost], after[cost], **options)
-    evidence = Evidence(
+    return Evidence(
         target=plan.target_text,
         before=target_value(base, plan.metric),
         after=target_value(edited, plan.metric),
@@ -307,8 +347,8 @@ def _verdict(plan: _Plan, recipe: Recipe, found: StrengthSearch, before: Sequenc
         strength=found.strength,
         search_reason=found.reason,
         unit="nats" if plan.metric == "margin" else "%",
+        searched=recipe.search.strength is None,
     )
-    return debias_verdict(evidence, [benchmark.caution for benchmark in plan.benchmarks])
 
 
 def _record(
@@ -344,7 +384,7 @@ def _record(
 def _read_result(folder: RunFolder) -> DebiasResult:
     """The result of a finished run, from its folder alone."""
     words = read_json(folder.tables / "verdict.json")
-    edit = WeightEdit.load(folder.edit)
+    edit = load_edit(folder.edit)
     strength = float(read_json(folder.record)["strength"])
     verdict = Verdict(words["headline"], words["kind"], tuple(words["sentences"]), tuple(words["limits"]))
     tables = {name: read_table(folder.tables / f"{name}.parquet") for name in ("ledger", "ledger-summary", "metrics", "strength")}

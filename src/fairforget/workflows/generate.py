@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from transformers import GenerationConfig, set_seed
+from transformers import GenerationConfig, LogitsProcessorList, set_seed
 
 from fairforget.edits import Edit
+from fairforget.edits.self_debias import active_self_debias
+from fairforget.edits.self_debias_processor import SelfDebiasProcessor
 from fairforget.errors import UsageError
 from fairforget.models import Model
+from fairforget.scoring.masked import position_logits
 
 MASK = "[MASK]"
 """How a prompt for a masked model marks a gap, whatever the tokenizer's own mask token is."""
@@ -84,10 +87,12 @@ def _continuation(model: Model, prompt: str, max_new_tokens: int, temperature: f
     ids = [*model.prefix, *model.token_ids(prompt)]
     if not ids:
         raise UsageError("An empty prompt needs a prefix token to start from: write a prompt, or choose another --prefix.")
-    if len(ids) + max_new_tokens > model.max_length:
+    edit = active_self_debias(model)
+    room = model.max_length - (edit.longest if edit else 0)
+    if len(ids) + max_new_tokens > room:
         raise UsageError(
-            f"The prompt of {len(ids)} tokens and {max_new_tokens} new ones are more than the {model.max_length} positions of "
-            f"{model.name}: shorten the prompt or --max-new-tokens."
+            f"The prompt of {len(ids)} tokens and {max_new_tokens} new ones are more than the {room} positions "
+            f"{'that the biasing prefix leaves' if edit else 'of ' + model.name}: shorten the prompt or --max-new-tokens."
         )
     inputs = torch.tensor([ids], device=model.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
@@ -95,8 +100,11 @@ def _continuation(model: Model, prompt: str, max_new_tokens: int, temperature: f
         max_new_tokens=max_new_tokens, pad_token_id=model.pad_id, eos_token_id=_ends(model), **sampling  # type: ignore[arg-type]
     )
     set_seed(seed)
+    processors = LogitsProcessorList([SelfDebiasProcessor(model, edit)] if edit else [])
     with torch.inference_mode():
-        output = model.hf.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=config)  # type: ignore[operator]
+        output = model.hf.generate(  # type: ignore[operator]
+            inputs, attention_mask=torch.ones_like(inputs), generation_config=config, logits_processor=processors
+        )
     return model.tokenizer.decode(output[0, len(ids) :].tolist(), skip_special_tokens=True)  # type: ignore[return-value]
 
 
@@ -113,12 +121,12 @@ def _fills(model: Model, prompt: str, count: int) -> tuple[tuple[Fill, ...], ...
     places = [place for place, token in enumerate(ids) if token == model.mask_id]
     if not places:
         raise UsageError(f"{model.name} is a masked model: a prompt needs at least one {MASK} for it to fill, e.g. 'The {MASK} is here.'")
-    if len(ids) > model.max_length:
-        raise UsageError(f"The prompt of {len(ids)} tokens is longer than the {model.max_length} positions of {model.name}: shorten it.")
-    inputs = torch.tensor([ids], device=model.device)
+    edit = active_self_debias(model)
+    room = model.max_length - (edit.longest if edit else 0)
+    if len(ids) > room:
+        raise UsageError(f"The prompt of {len(ids)} tokens is longer than the {room} positions that {model.name} has for it: shorten it.")
     with torch.inference_mode():
-        hidden = model.hidden(inputs, torch.ones_like(inputs))[0, places]
-        best = torch.softmax(model.head(hidden).float(), dim=-1).topk(min(count, len(tokenizer)))
+        best = torch.softmax(position_logits(model, ids, places), dim=-1).topk(min(count, len(tokenizer)))
     return tuple(
         tuple(Fill(str(tokenizer.decode([token])).strip(), value) for token, value in zip(tokens, values, strict=True))
         for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

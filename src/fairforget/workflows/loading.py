@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fairforget.edits import Edit, WeightEdit
+from fairforget.edits import Edit, load_edit
 from fairforget.models import Model
 from fairforget.models import load as load_model
 
@@ -26,6 +26,6 @@ def load(ref: str | Path, *, edit: Edit | str | Path | None = None, strength: fl
     """
     model = load_model(ref, **options)
     if edit is not None:
-        found = edit if isinstance(edit, Edit) else WeightEdit.load(edit)
+        found = edit if isinstance(edit, Edit) else load_edit(edit)
         (found if strength is None else found.at(strength)).attach(model)
     return model

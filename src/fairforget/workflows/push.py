@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from fairforget.edits import WeightEdit
+from fairforget.edits import load_edit
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.files import write_json, write_text
 from fairforget.models.model import MODEL_RECORD
@@ -49,6 +49,8 @@ def push(run: Path | str, repo: str, *, what: What = "model", private: bool = Fa
         validate_repo_id(repo)
     except HFValidationError as error:
         raise UsageError(f"'{repo}' is not the name of a hub repository: write it owner/name.") from error
+    if what == "model" and not folder.model.is_dir():
+        raise UsageError(f"The run in {folder.path} left no model, only an edit to put on its base: push it with --what edit.")
     with tempfile.TemporaryDirectory() as scratch:
         staged = Path(scratch)
         if what == "model":
@@ -77,9 +79,9 @@ def _stage_model(folder: RunFolder, staged: Path) -> None:
 
 
 def _stage_edit(folder: RunFolder, staged: Path) -> None:
-    edit = WeightEdit.load(folder.edit)
+    edit = load_edit(folder.edit)
     record = type(edit.record).model_validate(without_local_paths(edit.record.model_dump(mode="json")))
-    WeightEdit(edit.deltas, record, edit.strength).save(staged)
+    edit.with_record(record).save(staged)
 
 
 def without_local_paths(value: Any) -> Any:

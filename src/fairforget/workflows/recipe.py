@@ -61,11 +61,12 @@ class TrainChoice(Settings):
     """What the method is trained on."""
 
     source: str = "starter"
-    """starter, stereoset, edos, civil-comments, a file, or datasets:owner/name."""
+    """starter, stereoset, bbq, winogender, edos, civil-comments, corpus, gap, stsb, a file, or datasets:owner/name; where a recipe names
+    none, the one that its method is made for."""
     stereoset_task: str = "intersentence"
     """intersentence, intrasentence or both."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """For a file of one's own: role (text, group, cluster) to column."""
+    """For a file of one's own: role (text, counterpart, partner, group, cluster) to column."""
     split: str = "train"
     """Split of a `datasets` id."""
     config: str | None = None
@@ -83,6 +84,17 @@ class Search(Settings):
     """Even strengths from 0 to that one at which the target is measured."""
     strength: float | None = Field(None, gt=0)
     """Take this strength as it is, in place of a search."""
+
+
+class Guard(Settings):
+    """What ends a training run early, looked at on the `select` part; methods that train toward the bias to subtract it are not watched."""
+
+    looks: int = Field(3, ge=0, le=1000)
+    """Looks spread evenly over the training; 0 for none."""
+    perplexity: bool = True
+    """Stop when perplexity is over the budget."""
+    reversal: bool = True
+    """Stop when the target has crossed neutral; only where the base is more than 2 standard errors away from it."""
 
 
 class BenchmarkChoice(Settings):
@@ -111,6 +123,8 @@ class Recipe(Settings):
     """What may be paid on `select`, in per cent of the base's perplexity."""
     search: Search = Field(default_factory=lambda: Search.model_validate({}))
     """How the strength is searched."""
+    guard: Guard = Field(default_factory=lambda: Guard.model_validate({}))
+    """What ends a training run early."""
     seed: int = Field(0, ge=0)
     """Seed of training and resampling."""
     resamples: int = Field(10_000, ge=200)
@@ -187,6 +201,8 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe", lines: Mappin
         method = method_registry().get(recipe.method.name)
     except UsageError as error:
         raise UsageError(f"{_line(where, lines, ('method', 'name'))}: {error}") from error
+    if "train" not in values:
+        recipe = recipe.model_copy(update={"train": TrainChoice(source=method.default_source)})
     try:
         full = method.settings_class.model_validate(recipe.method.settings)
     except ValidationError as error:

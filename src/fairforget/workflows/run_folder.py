@@ -24,7 +24,7 @@ from fairforget.files import folder_lock, write_json, write_text
 from fairforget.models import Model, builtin_models
 from fairforget.tables import read_table, write_table
 
-RECORDED_PACKAGES = ("fairforget", "torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "scipy", "polars")
+RECORDED_PACKAGES = ("fairforget", "torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "scipy", "scikit-learn", "polars")
 
 
 STARTER_FACTS: dict[str, Any] = {

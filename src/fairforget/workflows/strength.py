@@ -139,6 +139,22 @@ def search_strength(
     return StrengthSearch(chosen, limit, _curve(points, chosen, base_target), reason)
 
 
+def given_strength(
+    measure: Measure, metric: str, strength: float, budget_percent: float | None, *, resamples: int = 10_000, seed: int = 0
+) -> StrengthSearch:
+    """The figures of a strength that was given, in the form of a search; arguments as in :func:`search_strength`."""
+    points = {0.0: _Point(0.0, 1.0, 1.0, 1.0, within=True), strength: _Point(strength)}
+    if budget_percent is not None:
+        ratio = perplexity_ratio(measure(0.0, "perplexity"), measure(strength, "perplexity"), resamples=resamples, seed=seed)
+        bound = ratio.high if math.isfinite(ratio.high) else ratio.value
+        points[strength] = _Point(strength, ratio.value, ratio.low, ratio.high, bound <= 1 + budget_percent / 100, note=ratio.note)
+    for point in points.values():
+        point.target = target_value(measure(point.strength, "target"), metric)
+    base = points[0.0].target
+    assert base is not None
+    return StrengthSearch(strength, strength, _curve(points, strength, base), "It was given, not searched.")
+
+
 def _largest(keeps: Callable[[float], bool], settings: Search) -> float:
     """Largest strength that keeps the budget, as far as bisection finds it; 0 if none does."""
     if keeps(settings.max_strength):

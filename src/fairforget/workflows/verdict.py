@@ -50,6 +50,17 @@ class Evidence:
     strength: float
     search_reason: str
     unit: str = "nats"
+    searched: bool = True
+
+    def record(self) -> dict[str, Any]:
+        """All figures as JSON values; what is not a finite number is None."""
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {str(name): plain(entry) for name, entry in value.items()}
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        levels = {"before": self.before._asdict(), "after": self.after._asdict()}
+        return plain({**asdict(self), **levels})
 
 
 def _number(value: float | None) -> float:
@@ -112,7 +123,8 @@ def _cost(evidence: Evidence) -> list[str]:
     elif ratio.value <= 1 + evidence.budget_percent / 100:
         kept = f"the budget of {evidence.budget_percent:g} % is kept by the estimate on the test part, but its interval reaches over it"
     else:
-        kept = f"the budget of {evidence.budget_percent:g} %, kept on the select part, is NOT kept on the test part"
+        chosen = ", kept on the select part," if evidence.searched else ""
+        kept = f"the budget of {evidence.budget_percent:g} %{chosen} is NOT kept on the test part"
     return [f"{text}: {kept}."]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -74,6 +75,40 @@ def word_list(name: str) -> WordList:
         names=name_pairs() if name == "gender" else (),
         pronouns=content.get("pronouns", False),
     )
+
+
+def find_word_list(reference: str) -> WordList:
+    """Return a word list of this package, or the user's.
+
+    Args:
+        reference: name of a list, or path of a JSON or YAML file with rows of corresponding words, e.g. ``[[he, she], [man, woman]]``;
+            ``words.json#race`` takes the rows under the key ``race``, as in Bias Bench's ``bias_attribute_words.json``.
+
+    Raises:
+        UsageError: there is no such list and no such file.
+        DataError: the file cannot be read, or has no rows of equal length there.
+    """
+    place, _, key = reference.partition("#")
+    path = Path(place).expanduser()
+    if reference in _NAMES or not (path.suffix or path.is_file()):
+        return word_list(reference)
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = f"{path} cannot be read as a word list ({type(error).__name__}): name a JSON or YAML file with rows of words."
+        raise DataError(reason) from error
+    rows: Any = content.get(key) if key and isinstance(content, dict) else content
+    if not (isinstance(rows, list) and rows and all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows)):
+        under = f" under the key '{key}'" if key else ""
+        raise DataError(f"{path} has no rows of equally many words{under}: write [[he, she], [man, woman]].")
+    rows = [tuple(str(word) for word in row) for row in rows]
+    return WordList(name=reference, groups=tuple(f"group {number}" for number in range(1, len(rows[0]) + 1)), rows=tuple(rows))
+
+
+@functools.cache
+def stereotype_words() -> tuple[str, ...]:
+    """Words that are about no gender, and that people tie to one: occupations, traits, pastimes."""
+    return tuple(_read("stereotypes")["words"].split())
 
 
 def gender_pairs() -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,114 @@
+"""L2-SP and elastic weight consolidation, worked out by hand, for weights and for low-rank factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from bigram import Bigram
+from peft import LoraConfig, get_peft_model
+from tiny import tiny_model
+from torch import nn
+
+from fairforget.objectives import ElasticWeightConsolidation, L2ToBase
+from fairforget.objectives.elastic import fisher_information
+from fairforget.training import TextStream
+
+UNIFORM = [[0.0, 0.0], [0.0, 0.0]]
+
+
+class Rows:
+    """A stream of rows as they are."""
+
+    def __init__(self, *rows: list[int]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def example(self, index: int, visit: int) -> dict[str, list[int]]:
+        del visit
+        row = self.rows[index % len(self.rows)]
+        return {"ids": row, "labels": [-100, *row[1:]]}
+
+
+def test_l2_is_half_the_squared_distance() -> None:
+    model: Any = Bigram(UNIFORM)
+    term = L2ToBase()
+    term.prepare(model)
+    assert float(term.sum(model, {})) == 0
+    with torch.no_grad():
+        model.table.add_(torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
+    loss = term.sum(model, {})
+    assert float(loss) == pytest.approx(2.5)
+    assert term.count({}) == 1
+    loss.backward()
+    assert model.table.grad.tolist() == [[1.0, 0.0], [0.0, -2.0]]
+
+
+def test_the_fisher_information_squares_before_it_averages() -> None:
+    # gradients of the two texts after token 0: (1/2, -1/2) and (-1/2, 1/2), whose mean is 0
+    model: Any = Bigram(UNIFORM)
+    fisher = fisher_information(model, Rows([0, 0], [0, 1]), {"table": model.table})
+    assert fisher["table"].tolist() == [[0.25, 0.25], [0.0, 0.0]]
+    assert model.table.grad is None
+
+
+def test_a_texts_gradient_is_that_of_its_whole_likelihood() -> None:
+    # token 0 is followed by 0 twice in one text: the gradient (1, -1) is squared, not twice (1/2, -1/2)
+    model: Any = Bigram(UNIFORM)
+    assert fisher_information(model, Rows([0, 0, 0]), {"table": model.table})["table"].tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+def test_ewc_weighs_the_distance() -> None:
+    model: Any = Bigram(UNIFORM)
+    term = ElasticWeightConsolidation(Rows([0, 0], [0, 1]))
+    term.prepare(model)
+    with torch.no_grad():
+        model.table.add_(torch.tensor([[2.0, 0.0], [5.0, 5.0]]))  # what the texts do not use is free
+    assert float(term.sum(model, {})) == pytest.approx(0.5 * 0.25 * 4)
+
+
+def lora_of(hf: nn.Module, targets: list[str], rank: int, alpha: int) -> Any:
+    return get_peft_model(hf, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets))  # type: ignore[arg-type]
+
+
+def test_l2_of_factors_is_that_of_their_product() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2, bias=False)
+
+    wrapped = lora_of(Net(), ["linear"], rank=1, alpha=2)
+    model: Any = type("Stand", (), {"hf": wrapped})()
+    term = L2ToBase()
+    term.prepare(model)
+    layer = wrapped.base_model.model.linear
+    assert term.anchors == {}
+    with torch.no_grad():
+        layer.lora_A["default"].weight.copy_(torch.tensor([[1.0, 2.0]]))
+        layer.lora_B["default"].weight.copy_(torch.tensor([[1.0], [0.0]]))
+    assert float(term.sum(model, {})) == pytest.approx(10)  # ΔW = 2 · [[1, 2], [0, 0]]
+
+
+@pytest.mark.parametrize(("kind", "module"), [("gpt2", "c_fc"), ("llama", "up_proj"), ("bert", "query")])
+def test_ewc_of_factors_is_that_of_the_weights_they_change(kind: str, module: str) -> None:
+    model = tiny_model(kind)
+    stream = TextStream(model, ["the nurse is late", "a dog"])
+    plain = {name: parameter for name, parameter in model.hf.named_parameters() if f".{module}.weight" in name}
+    fisher = fisher_information(model, stream, plain)
+    before = {name: parameter.detach().clone() for name, parameter in plain.items()}
+    wrapped = lora_of(model.hf, [module], rank=2, alpha=6)
+    term = ElasticWeightConsolidation(stream)
+    term.prepare(model)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+    found = float(term.sum(model, {}))
+    wrapped.merge_and_unload()
+    changed = dict(model.hf.named_parameters())
+    expected = sum(0.5 * float((fisher[name] * (changed[name].detach() - before[name]).square()).sum()) for name in before)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found > 0
