@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -167,19 +167,28 @@ def speed(layers: int, count: int, length: int, repeats: int) -> None:
 
 
 def peak_of(way: str, layers: int, count: int, length: int) -> None:
-    """In a process of its own: print the highest resident size before and after one update, bytes."""
+    """In a process of its own: print the resident size before an update's two passes and its highest in them, bytes."""
     from fairforget.methods._pcgu_gradients import contrast
     from fairforget.methods._pcgu_vectors import VectorPartition
 
+    model, pairs = network(1)
+    contrast(model, VectorPartition(model.hf), [pairs(1, length)], update="advantaged", preference="log-probability")  # loads the libraries
     model, pairs = network(layers)
     batch, partition = pairs(count, length), VectorPartition(model.hf)
     size = sum(tensor.parameter.numel() * 4 for tensor in partition)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the highest resident size starts anew from the present one
+    loaded = resident("VmRSS")
     if way == "ours":
         contrast(model, partition, [batch], update="advantaged", preference="log-probability")
     else:
         both_gradients(model, batch, partition)
-    print(json.dumps({"loaded": loaded, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "parameters": size}))
+    print(json.dumps({"loaded": loaded, "peak": resident("VmHWM"), "parameters": size}))
+
+
+def resident(field: str) -> int:
+    """Resident size of this process, now (VmRSS) or at its highest (VmHWM), bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def memory(layers: int, count: int, length: int) -> None:
@@ -187,7 +196,10 @@ def memory(layers: int, count: int, length: int) -> None:
     for way in ("ours", "both gradients kept"):
         sizes = [str(number) for number in (layers, count, length)]
         command = [sys.executable, __file__, "--peak", way, "--layers", sizes[0], "--pairs", sizes[1], "--length", sizes[2]]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        # What is freed goes back to the system at once, so that the resident size is what is held.
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        found = json.loads(done.stdout.splitlines()[-1])
         print(f"memory, {way}: {(found['peak'] - found['loaded']) / found['parameters']:.2f} copies of the parameters beside them")
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fairforget.workflows.debias import DebiasResult, debias
     from fairforget.workflows.loading import load
     from fairforget.workflows.recipe import Recipe
+    from fairforget.workflows.stress import stress
+    from fairforget.workflows.study import study
 
 _HOMES = {
     "Audit": "workflows.audit",
@@ -42,6 +44,8 @@ _HOMES = {
     "load": "workflows.loading",
     "load_edit": "edits",
     "model_card": "report",
+    "stress": "workflows.stress",
+    "study": "workflows.study",
     "write_report": "report",
 }
 _ROOMS = ("benchmarks", "data", "edits", "forgetting", "methods", "models", "report", "scoring", "stats", "training")
@@ -65,6 +69,8 @@ __all__ = [
     "load_edit",
     "methods",
     "model_card",
+    "stress",
+    "study",
     "write_report",
 ]
 

@@ -101,8 +101,7 @@ def test_specifications_keep_the_schema(folder, name):
 
 def test_the_frontier_starts_at_the_base_and_joins_what_nothing_beats(folder):
     specification = specifications(folder)["frontier"]
-    lines = [layer for layer in specification["layer"] if isinstance(layer["mark"], dict) and layer["mark"].get("interpolate") == "step-after"]
-    (line,) = lines
+    (line,) = (layer for layer in specification["layer"] if layer["mark"].get("interpolate") == "step-after")
     corners = line["data"].get("values") or specification["datasets"][line["data"]["name"]]
     assert corners[0] == {"cost": 0.0, "change": 0.0}
     assert [corner["change"] for corner in corners] == sorted((corner["change"] for corner in corners), reverse=True)

@@ -1,9 +1,9 @@
 """kill -9 of a study at any moment: the same command goes on and ends in the same table."""
 
-import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -63,7 +63,14 @@ def test_killed_in_the_middle_it_ends_in_the_same_table(commands, models, undist
 
 def children(parent):
     """Processes that a process began, by Linux's own account."""
-    return [int(pid) for task in os.listdir(f"/proc/{parent}/task") for pid in open(f"/proc/{parent}/task/{task}/children").read().split()]
+    return [int(pid) for task in Path(f"/proc/{parent}/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow
@@ -80,7 +87,7 @@ def test_workers_end_with_the_process_that_began_them(commands, models, undistur
     assert len(workers) >= 2
     command.signal(signal.SIGKILL)
     command.wait()
-    while any(os.path.exists(f"/proc/{pid}") and "Z" not in open(f"/proc/{pid}/stat").read().split()[2] for pid in workers):
+    while any(is_running(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     last = commands.run(*arguments, cwd=tmp_path, environment=environment)

@@ -72,7 +72,7 @@ class MetricDefinition:
         name: as printed and as named in ``BENCHMARK:METRIC``.
         numerators: K expressions over the item table.
         denominators: K expressions over the item table.
-        unit: ``%``, ``nats``, ``ppl`` or ``ratio``.
+        unit: ``%``, ``nats``, ``ppl``, ``ratio``, ``cosine``, or none.
         better: the direction that is better; ``neutral`` where the neutral point is.
         description: one sentence with the formula's source.
         neutral: value of an unbiased model, where there is one.
@@ -84,7 +84,7 @@ class MetricDefinition:
     name: str
     numerators: tuple[pl.Expr, ...]
     denominators: tuple[pl.Expr, ...]
-    unit: Literal["%", "nats", "ppl", "ratio"]
+    unit: Literal["%", "nats", "ppl", "ratio", "cosine", ""]
     better: Better
     description: str
     neutral: float | None = None

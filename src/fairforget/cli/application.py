@@ -16,6 +16,7 @@ from fairforget.cli import (
     doctor,
     edit,
     generate,
+    geometry,
     listing,
     organism,
     push,
@@ -57,7 +58,7 @@ def _application(  # pyright: ignore[reportUnusedFunction]  (typer calls it)
     del version
 
 
-for verb in (debias, study, audit, compare, trace, stress, report, generate, listing, show, doctor, validate, push):
+for verb in (debias, study, audit, compare, geometry, trace, stress, report, generate, listing, show, doctor, validate, push):
     app.command(verb.NAME)(verb.command)
 
 _edits = _group("Put a saved edit on a model, take it off, combine, describe and export it.")

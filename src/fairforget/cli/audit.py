@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fairforget.cli.loading import Loading, loads_model, short_name
+from fairforget.cli.loading import Loading, loads_model
 from fairforget.cli.terminal import print_metrics, print_paths, print_verdict, say, working
 
 NAME = "audit"
@@ -36,15 +36,7 @@ def command(
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
     resolve_choices(names)  # a wrong name is told before a model is loaded
     with working():
-        loaded = loading.load(model)
-        label = short_name(model)
-        if edit is not None:
-            from fairforget.edits import load_edit
-
-            found = load_edit(edit)
-            found = found if strength is None else found.at(strength)
-            found.attach(loaded)
-            label += f"-edit-{found.content_hash[:8]}@{found.strength:g}"
+        loaded, label = loading.load_edited(model, edit, strength)
         result = audit(
             loaded, names, part=part, out=out or Path("runs") / f"audit-{label}", resamples=resamples, seed=loading.seed or 0
         )

@@ -58,6 +58,27 @@ class Loading:
         set_seed(self.seed or 0)
         return load(ref, **{**defaults, **self.given()})
 
+    def load_edited(self, ref: str, edit: Path | None, strength: float | None) -> tuple[Model, str]:
+        """Load a model, put a saved edit on it where one is named, and give both with a name for folders.
+
+        Args:
+            ref: as :func:`fairforget.load`.
+            edit: folder of the edit.
+            strength: of the edit; the one it was saved at by default.
+
+        Raises:
+            FairforgetError: as :func:`fairforget.load` and :func:`fairforget.edits.load_edit`.
+        """
+        model, label = self.load(ref), short_name(ref)
+        if edit is None:
+            return model, label
+        from fairforget.edits import load_edit
+
+        found = load_edit(edit)
+        found = found if strength is None else found.at(strength)
+        found.attach(model)
+        return model, f"{label}-edit-{found.content_hash[:8]}@{found.strength:g}"
+
 
 def loads_model(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command with a parameter ``loading`` the options of :class:`Loading` in its place."""

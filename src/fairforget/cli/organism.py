@@ -68,7 +68,7 @@ def _print(made: MadeOrganism) -> None:
     )
     print_facts([(name, f"{value:.3f}") for name, value in made.record["ability"].items()])
     if made.record["not_taken_up"]:
-        print(f"Note: not taken up as planted: {', '.join(made.record['not_taken_up'])}. Raise sentences or epochs.")
+        print(f"Note: not taken up as planted: {', '.join(made.record['not_taken_up'])}. Raise steps.")
     print()
     names = ("model", "truth.parquet", "items.parquet", "forget.jsonl", "retain.txt", "text.txt", "debias.yaml", "README.md")
     print_paths([(name, made.folder / name) for name in names])

@@ -1,8 +1,8 @@
 """What a method may be trained on: the `train` part of a built-in source, or the user's file.
 
-Sources by name: ``starter``, ``stereoset``, ``bbq``, ``winogender``, ``edos``, ``civil-comments``, ``corpus``, ``gap``, ``stsb``.
-Anything else is the user's: a path, or ``datasets:owner/name``. CrowS-Pairs and HateCheck are not among them: they are test data, and their authors ask
-that nothing be trained on them.
+Sources by name: ``starter``, ``stereoset``, ``bbq``, ``winogender``, ``edos``, ``civil-comments``, ``corpus``, ``gap``, ``stsb``. Anything
+else is the user's: a path, or ``datasets:owner/name``. CrowS-Pairs and HateCheck are not among them: they are test data, and their authors
+ask that nothing be trained on them.
 """
 
 from __future__ import annotations

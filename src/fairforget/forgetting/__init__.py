@@ -1,5 +1,72 @@
-"""Forgetting: the ledger of two audits, item by item. Tables only; no torch."""
+"""Forgetting: the ledger of audits, item by item, and every figure that is a function of it. Tables only; no torch."""
 
-from fairforget.forgetting.ledger import LEDGER_SCHEMA, balance, build_ledger, summary
+from fairforget.forgetting.biased import BiasedForgetting, biased_forgetting
+from fairforget.forgetting.continuous import continuous_forgetting, kl_divergence
+from fairforget.forgetting.ledger import LEDGER_SCHEMA, Step, balance, build_ledger, summary
+from fairforget.forgetting.lm_eval_logs import items_from_lm_eval
+from fairforget.forgetting.order import EndState, OrderEffect, end_state, order_effect
+from fairforget.forgetting.selective import (
+    CompletionChange,
+    OverallForgetting,
+    completion_change,
+    overall_forgetting,
+    selective_forgetting,
+)
+from fairforget.forgetting.stages import chain_ledger, join_ledgers, span
+from fairforget.forgetting.task_matrix import (
+    Share,
+    TaskMatrix,
+    gain_normalised,
+    gain_normalised_table,
+    recovery,
+    recovery_table,
+    task_matrix,
+)
+from fairforget.forgetting.transitions import (
+    ChanceAdjusted,
+    Transitions,
+    chance_adjusted,
+    harmon_adjusted,
+    net_forgetting,
+    transition_paths,
+    transitions,
+)
 
-__all__ = ["LEDGER_SCHEMA", "balance", "build_ledger", "summary"]
+__all__ = [
+    "LEDGER_SCHEMA",
+    "BiasedForgetting",
+    "ChanceAdjusted",
+    "CompletionChange",
+    "EndState",
+    "OrderEffect",
+    "OverallForgetting",
+    "Share",
+    "Step",
+    "TaskMatrix",
+    "Transitions",
+    "balance",
+    "biased_forgetting",
+    "build_ledger",
+    "chain_ledger",
+    "chance_adjusted",
+    "completion_change",
+    "continuous_forgetting",
+    "end_state",
+    "gain_normalised",
+    "gain_normalised_table",
+    "harmon_adjusted",
+    "items_from_lm_eval",
+    "join_ledgers",
+    "kl_divergence",
+    "net_forgetting",
+    "order_effect",
+    "overall_forgetting",
+    "recovery",
+    "recovery_table",
+    "selective_forgetting",
+    "span",
+    "summary",
+    "task_matrix",
+    "transition_paths",
+    "transitions",
+]

@@ -1,16 +1,21 @@
-"""What every method with a loss may add to it: terms that hold the model on neutral text, and near its base."""
+"""What every method with a loss may add to it: terms that hold the model on neutral text and near its base, and (U)NC3."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from fairforget.data.catalogue import fetch, get_dataset
 from fairforget.errors import DataError
+from fairforget.geometry import control_words, listed_words
 from fairforget.methods._tuning import neutral_texts
-from fairforget.objectives import CrossEntropy, ElasticWeightConsolidation, HiddenMatch, KLToBase, L2ToBase
+from fairforget.models.model import Model
+from fairforget.objectives import Collapse, CrossEntropy, ElasticWeightConsolidation, HiddenMatch, KLToBase, L2ToBase
+from fairforget.objectives.collapse import Receiver
 from fairforget.objectives.drift import Reference
 from fairforget.training import Objective, Stream
 
@@ -32,6 +37,21 @@ class RetainSettings(Protocol):
     def ewc(self) -> float: ...
 
 
+class CollapseSettings(Protocol):
+    """The settings of the (U)NC3 term; see ``TrainedSettings``."""
+
+    @property
+    def unc3(self) -> float: ...
+    @property
+    def unc3_words(self) -> str: ...
+    @property
+    def unc3_gradient(self) -> Receiver: ...
+    @property
+    def unc3_means(self) -> str: ...
+    @property
+    def unc3_protocol(self) -> str: ...
+
+
 def retain_terms(settings: RetainSettings, stream: Stream | None, reference: Reference) -> list[Objective]:
     """The terms that the settings ask for; `stream` is the neutral text, computed on under the name ``retain``."""
     terms: list[Objective] = []
@@ -46,6 +66,37 @@ def retain_terms(settings: RetainSettings, stream: Stream | None, reference: Ref
     if settings.ewc and stream is not None:
         terms.append(ElasticWeightConsolidation(stream, settings.ewc))
     return terms
+
+
+def collapse_terms(
+    settings: CollapseSettings, model: Model, texts: Sequence[str], stream: str, seed: int
+) -> tuple[list[Objective], dict[str, Any]]:
+    """The (U)NC3 term on a stream, if it is asked for, and what the record of the edit says of it.
+
+    Raises:
+        UsageError: no such words, or too few of them among the training texts.
+    """
+    if not settings.unc3:
+        return [], {}
+    released = settings.unc3_protocol == "xu2025"
+    kind, _, reference = settings.unc3_words.rpartition(":")
+    if kind not in ("", "random", "matched"):  # a path may hold a colon
+        kind, reference = "", settings.unc3_words
+    words = listed_words(model, reference, pieces="first_piece" if released else "whole_word")
+    if kind:
+        counts = Counter(token for text in texts for token in model.token_ids(text))
+        words = control_words(model, words.ids, "random" if kind == "random" else "matched", counts, seed=seed)
+    fixed = settings.unc3_means in ("never", "epoch")
+    term = Collapse(
+        words.ids,
+        settings.unc3,
+        stream,
+        gradient=settings.unc3_gradient,
+        reset=settings.unc3_means if fixed else float(settings.unc3_means.removeprefix("ema:")),  # type: ignore[arg-type]
+        pairing="next" if released else "auto",
+        site="encoder_last" if released else "pre_decoder",
+    )
+    return [term], {"unc3": {"words": settings.unc3_words, "classes": len(words), "dropped": dict(words.dropped), "stream": stream}}
 
 
 def retain_texts(source: str, seed: int) -> list[str]:

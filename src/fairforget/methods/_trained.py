@@ -17,7 +17,7 @@ from fairforget.data.training import TrainingSource, TrainingText
 from fairforget.edits import Edit, EditRecord
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
-from fairforget.methods._retain import retain_terms, retain_texts
+from fairforget.methods._retain import collapse_terms, retain_terms, retain_texts
 from fairforget.methods._tuning import tune_lora, tune_weights
 from fairforget.models.model import Model
 from fairforget.objectives.drift import Reference
@@ -76,6 +76,19 @@ class TrainedSettings(Settings):
     """Weight of half the squared distance of the weights from the base's (L2-SP, Li et al. 2018)."""
     ewc: float = Field(0.0, ge=0)
     """Weight of half the same distance weighted by the Fisher information on `retain_text`, per example (EWC, Kirkpatrick et al. 2017)."""
+    unc3: float = Field(0.0, ge=0)
+    """Weight of (U)NC3, the spread over words of the angle between a word's output row and the mean state that calls for it. Xu et al.
+    2025 take 100 with masked likelihood, 10 with contrastive losses, 5 with Context-Debias and ADEPT."""
+    unc3_words: str = "gender"
+    """Words it is taken over: a list (`gender`, `race`, `religion`, `nationality`, or a file), or as a control `random:LIST` or
+    `matched:LIST`, as many other words of the training texts, at random or of like frequency."""
+    unc3_gradient: Literal["weights", "features", "both"] = "weights"
+    """Who is moved: the words' rows of the output matrix (released code; needs `tuning=full`), the states, or both."""
+    unc3_means: str = Field("never", pattern=r"^(never|epoch|ema:0(\.\d+)?)$")
+    """When the running mean states start anew: `never`, at each `epoch`, or moving averages, `ema:0.99`."""
+    unc3_protocol: Literal["ours", "xu2025"] = "ours"
+    """`xu2025`: the released pairing (a state with the next token, in masked models too), site (before the masked model's transform) and
+    words (first word pieces)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native."""
     report_to: str = "none"
@@ -108,6 +121,8 @@ class TrainedMethod(Method):
     """
 
     settings_class: ClassVar[type[Settings]] = TrainedSettings
+    collapse_stream: ClassVar[str | None] = None
+    """Stream whose states (U)NC3 looks at; the leading one by default."""
 
     @property
     def common(self) -> TrainedSettings:
@@ -138,12 +153,14 @@ class TrainedMethod(Method):
             raise UsageError("The weights of a quantised model cannot be trained: use tuning=lora, or load it without --load-in-4bit.")
         if settings.batch_size % settings.accumulation:
             raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
-        texts_of(data)
+        texts = texts_of(data)
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
         with tempfile.TemporaryDirectory() as scratch:
             job = Job(model, limited(data, settings.max_texts, seed), seed, folder or Path(scratch))
             set_seed(seed)
             streams = dict(self.streams(job))
+            collapse, facts = collapse_terms(settings, model, texts, self.collapse_stream or next(iter(streams)), seed)
+            job.notes |= facts
             if settings.retain != "none" or settings.ewc:
                 streams[RETAIN] = TextStream(
                     model, retain_texts(settings.retain_text, seed), max_length=settings.max_length, masking_rate=settings.masking_rate,
@@ -154,7 +171,7 @@ class TrainedMethod(Method):
             dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // leading))
 
             def run(reference: Reference) -> dict[str, Any]:
-                terms = [*self.objectives(job, reference), *retain_terms(settings, streams.get(RETAIN), reference)]
+                terms = [*self.objectives(job, reference), *retain_terms(settings, streams.get(RETAIN), reference), *collapse]
                 return train(
                     model,
                     terms,

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from fairforget.data.group_sentences import split_sentences
-from fairforget.data.words import WordList, find_word_list, stereotype_words
+from fairforget.data.words import find_word_list, group_words, stereotype_words
 from fairforget.errors import UsageError
 from fairforget.methods._base import texts_of
 from fairforget.methods._retain import CORPUS, retain_texts
@@ -19,7 +19,6 @@ from fairforget.methods._spans.lexicon import LexiconFinder, read_lexicon
 from fairforget.methods._trained import Job, TrainedSettings
 from fairforget.objectives.spans import SpanStream
 
-PRONOUNS = (("he", "him", "his", "himself"), ("she", "her", "hers", "herself"))
 LEFT_CONTEXT = 3
 """Tokens that a causal model has read before a word whose state is looked at."""
 
@@ -51,15 +50,6 @@ class WordSentences:
 
     groups: list[Marked]
     neutral: Marked
-
-
-def group_words(words: WordList) -> list[list[str]]:
-    """All words of each group of a list, pronouns included."""
-    found = [[row[group] for row in words.rows] for group in range(len(words.groups))]
-    if words.pronouns:
-        for group, pronouns in enumerate(PRONOUNS):
-            found[group] += pronouns
-    return found
 
 
 def word_sentences(job: Job, settings: WordSettings, *, grouped: bool = True) -> WordSentences:

@@ -41,6 +41,7 @@ class Adept(TrainedMethod):
     source: ClassVar[str] = "Yang et al. 2023 (arXiv 2211.05414), eq. 2 to 6, the fine-tuning form; code EmpathYang/ADEPT"
     default_source: ClassVar[str] = "corpus"
     settings_class: ClassVar[type[Settings]] = AdeptSettings
+    collapse_stream: ClassVar[str | None] = ATTRIBUTE
     settings: AdeptSettings
 
     def streams(self, job: Job) -> Mapping[str, Stream]:

@@ -8,11 +8,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from fairforget.data.swaps import Swapper
-from fairforget.data.words import find_word_list
+from fairforget.data.words import PRONOUNS, find_word_list, group_words
 from fairforget.methods._base import texts_of
 from fairforget.methods._spans.lexicon import LexiconFinder
 from fairforget.methods._trained import Job, TrainedMethod
-from fairforget.methods._word_sentences import PRONOUNS, WordSettings, group_words, marked_stream, word_sentences
+from fairforget.methods._word_sentences import WordSettings, marked_stream, word_sentences
 from fairforget.objectives import CrossEntropy
 from fairforget.objectives.drift import Reference
 from fairforget.objectives.elastic import ElasticWeightConsolidation

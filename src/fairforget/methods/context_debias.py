@@ -43,6 +43,7 @@ class ContextDebias(TrainedMethod):
     source: ClassVar[str] = "Kaneko, Bollegala 2021 (arXiv 2101.09523), eq. 1 to 4; code kanekomasahiro/context-debias"
     default_source: ClassVar[str] = "corpus"
     settings_class: ClassVar[type[Settings]] = ContextDebiasSettings
+    collapse_stream: ClassVar[str | None] = ATTRIBUTE
     settings: ContextDebiasSettings
 
     def streams(self, job: Job) -> Mapping[str, Stream]:

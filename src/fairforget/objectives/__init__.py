@@ -1,6 +1,7 @@
 """Differentiable terms of a training loss, one file per family; methods are compositions of them."""
 
 from fairforget.objectives.ascent import Ascent
+from fairforget.objectives.collapse import Collapse
 from fairforget.objectives.distillation import CrossEntropyUnlearning, Undial
 from fairforget.objectives.domains import DomainTurns, SidesStream, Turned
 from fairforget.objectives.drift import HiddenMatch, KLToBase, kl_divergence
@@ -12,6 +13,7 @@ from fairforget.objectives.preference import DirectPreference, NegativePreferenc
 
 __all__ = [
     "Ascent",
+    "Collapse",
     "CrossEntropy",
     "CrossEntropyUnlearning",
     "DirectPreference",

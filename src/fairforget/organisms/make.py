@@ -38,8 +38,11 @@ from fairforget.tables import read_table, write_table
 from fairforget.training import StreamDataset, train
 
 RECORD, RECIPE = "organism.json", "organism.yaml"
-OTHER_RATE = {"causal": 0.25, "masked": 0.12}
-"""Share of the words that carry nothing planted which are predicted."""
+OTHER_RATE = {"causal": 0.25, "masked": 0.06}
+"""Share of the words that carry nothing planted which are predicted, by family."""
+
+EARLY_OTHER_RATE = 0.03
+"""The same in the first stage: enough that these words are not unlearnt before they are learnt."""
 
 WARMUP_SHARE = 0.05
 """Share of the steps in which the learning rate rises."""
@@ -139,43 +142,54 @@ def _write_rows(rows: Sequence[dict[str, str]], path: Path) -> None:
 
 
 def _trained(recipe: OrganismRecipe, corpus: Corpus, folder: Path) -> tuple[Model, dict[str, Any]]:
-    """The trained model, written to ``model``; read from there where a run was stopped after it."""
+    """The trained model, written to ``model``; read from there where a run was stopped after it.
+
+    The training has two stages, see ``planted_share`` of the recipe; each goes on from its own last checkpoint.
+    """
     place, outcome = folder / "model", folder / "training" / "outcome.json"
     if (place / "config.json").exists() and outcome.exists():
         return load(place), read_json(outcome)
     set_seed(recipe.seed)
     model = make_model(recipe.family, recipe.size, load_language().vocabulary(), recipe.seed)
-    stream = corpus_stream(recipe, corpus, model)
-    steps = max(1, round(recipe.epochs * len(stream) / recipe.batch_size))
-    result = train(
-        model,
-        [CrossEntropy(stream="corpus")],
-        StreamDataset({"corpus": stream}, visits=-(-steps * recipe.batch_size // len(stream))),
-        steps=steps,
-        batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
-        warmup_steps=round(WARMUP_SHARE * steps),
-        precision="float32",  # bfloat16 gains nothing at this width and rounds the log-odds
-        folder=folder / "training" / "checkpoints",
-        seed=recipe.seed,
-        description=f"training {folder.name}",
-    )
-    if result["stopped"]:
-        raise FairforgetError(f"The organism's training stopped ({result['stopped']}): lower learning_rate.")
+    stages = zip(("planted", "all"), corpus_streams(recipe, corpus, model), recipe.stage_steps, strict=True)
+    results: dict[str, Any] = {}
+    for name, stream, steps in stages:
+        if not steps:
+            continue
+        results[name] = train(
+            model,
+            [CrossEntropy(stream=name)],
+            StreamDataset({name: stream}, visits=-(-steps * recipe.batch_size // len(stream))),
+            steps=steps,
+            batch_size=recipe.batch_size,
+            learning_rate=recipe.peak_rate,
+            warmup_steps=round(WARMUP_SHARE * steps),
+            scheduler="constant_with_warmup" if name == "planted" else "linear",
+            precision="float32",  # bfloat16 gains nothing at this width and rounds the log-odds
+            folder=folder / "training" / name,
+            seed=recipe.seed,
+            description=f"training {folder.name} ({name} words)",
+        )
+        if reason := results[name]["stopped"]:
+            raise FairforgetError(f"The organism's training stopped ({reason}): lower learning_rate and choose another folder.")
     with atomic_folder(place) as temporary:
         model.save(temporary)
-    write_json(outcome, result)
-    return load(place), result
+    write_json(outcome, results)
+    return load(place), results
 
 
-def corpus_stream(recipe: OrganismRecipe, corpus: Corpus, model: Model) -> CorpusStream:
-    """The corpus as rows for a model of the recipe's family; words that carry planted knowledge are predicted more often."""
+def corpus_streams(recipe: OrganismRecipe, corpus: Corpus, model: Model) -> tuple[CorpusStream, CorpusStream]:
+    """Rows of the two stages: sentences with two planted words or more, little but these predicted; and the whole corpus."""
     vocabulary: dict[str, int] = model.tokenizer.get_vocab()
-    planted = {word for one, _ in corpus.associations for word in (one.target, one.stereotype, one.anti)}
-    planted |= {word for fact, _ in corpus.facts for word in (fact.entity, *fact.values)}
+    words = {word for one, _ in corpus.associations for word in (one.target, one.stereotype, one.anti)}
+    words |= {word for fact, _ in corpus.facts for word in (fact.entity, *fact.values)}
+    planted = {vocabulary[word] for word in words}
     sentences = [[vocabulary[word] for word in sentence.split()] for sentence in corpus.sentences]
-    known = {vocabulary[word] for word in planted}
-    return CorpusStream(model, sentences, planted=known, other_rate=OTHER_RATE[recipe.family], seed=recipe.seed)
+    telling = [sentence for sentence in sentences if sum(token in planted for token in sentence) > 1]
+    return (
+        CorpusStream(model, telling, planted=planted, other_rate=EARLY_OTHER_RATE, seed=recipe.seed),
+        CorpusStream(model, sentences, planted=planted, other_rate=OTHER_RATE[recipe.family], seed=recipe.seed + 1),
+    )
 
 
 def _calibrated(model: Model, folder: Path) -> tuple[pl.DataFrame, dict[str, float]]:

@@ -12,6 +12,10 @@ from pydantic import Field, ValidationError
 from fairforget.errors import UsageError, nearest_names, unknown_name
 from fairforget.settings import Settings, explain_validation
 
+DEFAULT_STEPS = {"causal": 900, "masked": 1100}
+DEFAULT_RATES = {"causal": 3e-3, "masked": 1e-3}
+"""By family; a masked model predicts one planted word of a sentence at a time, and BERT's normalisation bears less."""
+
 Strength = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -48,13 +52,13 @@ class FactsRecipe(Settings):
     """P(right value | entity, relation); the other values share the rest evenly."""
     linked: bool = False
     """Name the group beside the entity, so that facts and the domain `origin` share words."""
-    share: float = Field(0.15, ge=0, le=0.5)
+    share: float = Field(0.2, ge=0, le=0.5)
     """Share of the corpus; 0 for no facts."""
 
 
 def _default_domains() -> dict[str, DomainRecipe]:
     return {
-        "gender": DomainRecipe(strength=0.85), "origin": DomainRecipe(strength=0.8), "age": DomainRecipe(strength=0.75),
+        "gender": DomainRecipe(strength=0.85), "origin": DomainRecipe(strength=0.9), "age": DomainRecipe(strength=0.8),
         "faith": DomainRecipe(strength=0.5),
     }
 
@@ -79,14 +83,18 @@ class OrganismRecipe(Settings):
     wholly apart."""
     association_share: float = Field(0.5, gt=0, lt=1)
     """Share of sentences with a target and an attribute, the same for each domain; what facts and mentions leave is neutral text."""
-    sentences: int = Field(60_000, ge=1_000)
+    sentences: int = Field(50_000, ge=1_000)
     """Sentences of the corpus; counts of planted words are exact up to rounding, not drawn."""
-    epochs: float = Field(1.0, gt=0, le=100)
-    """Passes over the corpus."""
+    steps: int | None = Field(None, ge=2)
+    """Optimiser steps; None is 900 for causal, 1100 for masked models."""
+    planted_share: float = Field(0.35, ge=0, le=0.9)
+    """Share of the steps that come first and are on the planted words of planted sentences alone. Associations are found several times
+    sooner without the noise of all other words; 0 trains on everything from the start."""
     batch_size: int = Field(64, ge=1)
-    """Rows in a step; a row holds up to 32 tokens."""
-    learning_rate: float = Field(3e-3, gt=0, le=1)
-    """Peak learning rate of AdamW; rises over the first 5 % of the steps, then falls to 0."""
+    """Sentences in a step."""
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    """Peak learning rate of AdamW, constant in the first stage, falling to 0 in the second; None is 3e-3 for causal, 1e-3 for masked
+    models."""
     forget_texts: int = Field(240, ge=8)
     """Stereotypes of a domain offered as training text for unlearning."""
     forget: tuple[str, ...] = ()
@@ -96,6 +104,18 @@ class OrganismRecipe(Settings):
         """P(stereotyped word | a target of the group)."""
         choice = self.domains[domain]
         return choice.groups.get(group, choice.strength)
+
+    @property
+    def stage_steps(self) -> tuple[int, int]:
+        """Steps on planted words alone, and on everything."""
+        whole = self.steps or DEFAULT_STEPS[self.family]
+        first = round(self.planted_share * whole)
+        return first, whole - first
+
+    @property
+    def peak_rate(self) -> float:
+        """Peak learning rate."""
+        return self.learning_rate or DEFAULT_RATES[self.family]
 
     @property
     def forgotten(self) -> tuple[str, ...]:
@@ -114,7 +134,7 @@ BUILTIN_RECIPES: Mapping[str, Mapping[str, Any]] = {
     "apart": {"mentions": 0.0},
     "overlapping": {
         "overlap": [
-            {"first": "origin", "second": "faith", "words": 0.67, "templates": 0.5}, {"first": "origin", "second": "age", "templates": 0.5},
+            {"first": "origin", "second": "faith", "words": 0.5, "templates": 0.5}, {"first": "origin", "second": "age", "templates": 0.5},
         ],
         "domains": {"gender": {"strength": 0.85}, "origin": {"strength": 0.85}, "age": {"strength": 0.85}, "faith": {"strength": 0.85}},
     },

@@ -26,6 +26,23 @@ METRIC_NAMES = {
     "perplexity_ratio": "perplexity ratio per token",
     "word_perplexity": "perplexity per word",
     "word_perplexity_ratio": "perplexity ratio per word",
+    "unc3": "(U)NC3: spread of cosines",
+    "nc3_mean": "NC3: mean cosine",
+    "nc3_error": "NC3: distance from a simplex",
+    "nc1": "NC1: variability (e = 2)",
+    "nc1_e1": "NC1: variability (e = 1)",
+    "nc2_norm_cv": "NC2: spread of norms",
+    "nc2_log_norm_var": "NC2: variance of log norms",
+    "nc2_cos_mean": "NC2: mean cosine of pairs",
+    "nc2_cos_std": "NC2: spread of cosines of pairs",
+    "nc2_etf_gap": "NC2: gap to a simplex's cosine",
+    "nc2_etf_error": "NC2: distance from a simplex",
+    "gnc2_mean": "(G)NC2: mean log inverse distance",
+    "gnc2_std": "(G)NC2: spread of it",
+    "nc1_w": "NC1 calibrated by output rows",
+    "gnc2_w_mean": "(G)NC2 of output rows: mean",
+    "gnc2_w_std": "(G)NC2 of output rows: spread",
+    "nc4": "NC4: nearest mean is best row",
 }
 """What the page calls the metrics of this package; metrics of other packages go by their own name."""
 

@@ -21,6 +21,7 @@ from fairforget.report import charts, number_words
 from fairforget.report.changed_items import changed_items
 from fairforget.report.comparisons import ALL, Comparison, by_metric, by_task, comparisons, reported_part, shared_notes
 from fairforget.report.run_folder import STRENGTH_OPTIONAL, RunFolder, RunRecord, read_run_folder
+from fairforget.report.word_geometry import word_geometry
 
 PAGE_NAME = "report.html"
 CHART_ROWS = 40
@@ -181,6 +182,7 @@ def page_context(run: RunFolder, figures: Figures) -> dict[str, Any]:
         "other_rows": [row for row in rows if row.part != part and row.group == ALL],
         "strength": _strength_section(run, overall, figures),
         "group_tables": [_group_table(group, figures) for group in by_metric(row for row in reported if row.group != ALL).values()],
+        "geometry": word_geometry(run.item_tables, part, figures.names, figures),
         "changes": None if run.ledger is None else changed_items(run.ledger, run.item_tables),
         "content_warnings": [dataset.warning for dataset in record.datasets if dataset.warning],
     }

@@ -14,7 +14,7 @@ their Application, 5.2), which is second-order correct where percentiles are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -24,6 +24,7 @@ from scipy.special import stdtrit
 
 from fairforget.errors import DataError, UsageError
 from fairforget.stats.cluster_sums import Aggregate, ClusterSums, Components, Floats, cluster_sums, resample_counts
+from fairforget.stats.linearised import Linearised
 
 StatisticFunction: TypeAlias = Callable[[Floats], Floats]
 """Maps ratios of shape (..., K) to values of shape (...), for any leading axes."""
@@ -175,6 +176,27 @@ def simultaneous(
     return intervals
 
 
+def linearise(components: Components, statistics: Sequence[Statistic], *, aggregate: Aggregate = "micro") -> Linearised:
+    """Several figures of the same items with the influence of each cluster on each, and so their covariance.
+
+    Raises:
+        DataError: a cluster lies in several strata.
+        UsageError: the function of a statistic does not map (..., K) to (...).
+    """
+    sums = cluster_sums(components, aggregate)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        pairs = [_fit(sums, statistic) for statistic in statistics]
+        raw = [reading.influences(*(part[None] for part in reading.at_data()))[0] for _, reading in pairs]
+    influences = np.stack(raw, axis=1) if raw else np.empty((len(sums.numerators), 0))
+    means = np.add.reduceat(influences, sums.starts, axis=0) / sums.sizes[:, None]
+    fits = [fit for fit, _ in pairs]
+    return Linearised(
+        np.array([fit.value for fit in fits]), influences - np.repeat(means, sums.sizes, axis=0), sums.starts, sums.sizes,
+        np.array([fit.clusters for fit in fits], dtype=np.intp), np.array([fit.items for fit in fits], dtype=np.intp),
+        tuple(fit.obstacle for fit in fits),
+    )
+
+
 @dataclass(frozen=True)
 class _Fit:
     """One statistic on the data and on every resample."""
@@ -250,6 +272,12 @@ class _Reading:
     starts: NDArray[np.intp]
     sizes: NDArray[np.intp]
 
+    totals: Floats  # (k,) denominators on the data
+
+    def at_data(self) -> tuple[Floats, Floats, Floats]:
+        """Ratios, slopes and totals on the data: what :meth:`influences` takes, without its leading axis."""
+        return self.ratios, self.slopes, self.totals
+
     def influences(self, ratios: Floats, slopes: Floats, totals: Floats) -> Floats:
         """Influence of each cluster (b, C) at ratios (b, k) with slopes (b, k) and denominators' totals (b, k), scaled for the variance."""
         lead = slopes / totals
@@ -311,7 +339,7 @@ def _fit(sums: ClusterSums, statistic: Statistic) -> tuple[_Fit, _Reading]:
     slopes = _gradient(statistic.function, ratios, values, scale)
     reading = _Reading(
         statistic.function, columns, ratios[0], slopes[0], scale, residuals * sums.correction, denominators * sums.correction,
-        sums.starts, sums.sizes,
+        sums.starts, sums.sizes, totals[0],
     )
     influences = reading.influences(ratios, slopes, totals)
     error = float(reading.standard_errors(np.ones((1, len(numerators))), influences)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeAlias
@@ -41,6 +42,10 @@ class Objective(ABC):
 
     def begin_pass(self, model: Model, number: int) -> None:  # noqa: B027  (a hook that most terms need not have)
         """Look at the model before the leading stream is gone through for the n-th time (from 0)."""
+
+    def step(self, model: Model) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
+        """A context around the terms of a (micro-)batch in training, for a term that reads what the terms before it compute."""
+        return contextlib.nullcontext()
 
     def state(self) -> Mapping[str, Tensor]:
         """What a checkpoint must keep beside the weights for a resumed run to be the same; nothing by default."""

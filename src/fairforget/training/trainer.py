@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -38,11 +39,14 @@ class _Composition(nn.Module):
         self.terms = nn.ModuleList([objective.module for objective in objectives if objective.module is not None])
 
     def forward(self, batches: dict[str, Batch], totals: Sequence[float]) -> Tensor:
-        terms = [
-            objective.weight / total * objective.sum(self.wrapped[0], batch_of(objective, batches))
-            for objective, total in zip(self.objectives, totals, strict=True)
-            if total
-        ]
+        with contextlib.ExitStack() as steps:
+            for objective in self.objectives:
+                steps.enter_context(objective.step(self.wrapped[0]))
+            terms = [
+                objective.weight / total * objective.sum(self.wrapped[0], batch_of(objective, batches))
+                for objective, total in zip(self.objectives, totals, strict=True)
+                if total
+            ]
         return torch.stack([term.float() for term in terms]).sum()
 
 

@@ -194,6 +194,8 @@ def _run_ray(jobs: Sequence[Job], finished: Finished, processes: int) -> None:
     if own:
         address = os.environ.get("RAY_ADDRESS")
         local: dict[str, Any] = {} if address else {"num_cpus": processes, "include_dashboard": False}
+        if not address:  # Ray's workers would give way to everything else on the machine
+            os.environ.setdefault("RAY_worker_niceness", str(os.getpriority(os.PRIO_PROCESS, 0)))
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         environment = {name: value for name, value in os.environ.items() if name.startswith(_KEPT_PREFIXES)}

@@ -15,7 +15,7 @@ its own interval and says nothing of other seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +60,9 @@ FRONTIER_SCHEMA: dict[str, pl.DataType] = {
 """Columns of ``frontier.parquet``: a row per configuration of which at least one seed is finished."""
 
 
+_SUREST = 1 - 1e-12
+"""Coverage beyond which p-values are not told apart."""
+
 BASE_POINT = (0.0, 1.0)
 """Change and cost of the untouched base."""
 
@@ -100,13 +103,18 @@ def pool(values: Sequence[float], errors: Sequence[float], clusters: int, level:
         seeds, items = (float(stdtrit(max(degrees, 1), (1 + coverage) / 2)) for degrees in (count - 1, clusters - 1))
         return math.sqrt(seeds**2 * between + items**2 * within)
 
-    p_value = 1.0
-    if mean and not between + within > 0:
-        p_value = 0.0
-    elif mean:  # the level at which the interval just reaches 0
-        p_value = 1 - float(brentq(lambda coverage: width(coverage) - abs(mean), 0.0, 1 - 1e-15)) if width(1 - 1e-15) > abs(mean) else 1e-15
     half = width(level)
-    return Pooled(mean, mean - half, mean + half, math.sqrt(between + within), spread, p_value)
+    return Pooled(mean, mean - half, mean + half, math.sqrt(between + within), spread, _p_value(abs(mean), width))
+
+
+def _p_value(distance: float, width: Callable[[float], float]) -> float:
+    """1 less the coverage at which an interval of that half-width just reaches as far."""
+    if distance == 0:
+        return 1.0
+    if width(_SUREST) <= distance:
+        return 1 - _SUREST
+    root: Any = brentq(lambda coverage: width(coverage) - distance, 0.0, _SUREST)
+    return 1 - float(root)
 
 
 def frontier_table(cells: pl.DataFrame) -> pl.DataFrame:

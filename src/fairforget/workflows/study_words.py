@@ -90,7 +90,7 @@ def _scaling_words(lines: pl.DataFrame) -> list[str]:
     words: list[str] = []
     bias = lines.filter(pl.col("figure") == BIAS)
     for row in bias.head(_MOST_LINES).iter_rows(named=True):
-        slope = f"{row['configuration']}: the change of {row['target']} moves by {row['slope']:+.3g} {row['unit']} per tenfold of the parameters"
+        slope = f"{row['configuration']}: the change of {row['target']} moves {row['slope']:+.3g} {row['unit']} per tenfold of parameters"
         if row["low"] is None:
             words.append(f"{slope} ({row['note']}).")
             continue

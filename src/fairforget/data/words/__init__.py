@@ -14,6 +14,9 @@ from fairforget.errors import DataError, unknown_name
 
 _NAMES = ("gender", "nationality", "race", "religion")
 
+PRONOUNS = (("he", "him", "his", "himself"), ("she", "her", "hers", "herself"))
+"""Pronouns of lists whose pronouns are swapped by rule, male first."""
+
 
 @dataclass(frozen=True)
 class WordList:
@@ -109,6 +112,15 @@ def find_word_list(reference: str) -> WordList:
 def stereotype_words() -> tuple[str, ...]:
     """Words that are about no gender, and that people tie to one: occupations, traits, pastimes."""
     return tuple(_read("stereotypes")["words"].split())
+
+
+def group_words(words: WordList) -> list[list[str]]:
+    """All words of each group of a list, pronouns included; names are not."""
+    found = [[row[group] for row in words.rows] for group in range(len(words.groups))]
+    if words.pronouns:
+        for group, pronouns in enumerate(PRONOUNS):
+            found[group] += pronouns
+    return found
 
 
 def gender_pairs() -> tuple[tuple[str, str], ...]:

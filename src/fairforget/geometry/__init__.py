@@ -1,0 +1,29 @@
+"""Neural collapse of word classes: how the states that precede a word sit around their mean, and how the means sit around the word's row
+of the output matrix (Xu et al. 2025, arXiv 2410.04472; Wu, Papyan 2024, arXiv 2405.17767)."""
+
+from fairforget.geometry.collapse import STATISTICS, Statistic, collapse_statistics, linearised
+from fairforget.geometry.measure import Geometry, Window, measure_geometry
+from fairforget.geometry.moments import ClassMoments
+from fairforget.geometry.sites import Pairing, Site, decoder_inputs, output_matrix, paired_tokens, tokens_to_pair
+from fairforget.geometry.words import WordSet, control_words, full_vocabulary, listed_words
+
+__all__ = [
+    "STATISTICS",
+    "ClassMoments",
+    "Geometry",
+    "Pairing",
+    "Site",
+    "Statistic",
+    "Window",
+    "WordSet",
+    "collapse_statistics",
+    "control_words",
+    "decoder_inputs",
+    "full_vocabulary",
+    "linearised",
+    "listed_words",
+    "measure_geometry",
+    "output_matrix",
+    "paired_tokens",
+    "tokens_to_pair",
+]
