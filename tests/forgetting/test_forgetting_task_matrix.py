@@ -120,7 +120,7 @@ class TestFromLedger:
         assert not found["defined"]
         assert "not surely above 0" in found["note"]
         with pytest.raises(DataError, match="second beginning where the first ended"):
-            gain_normalised_table(stages[1], stages[0], resamples=100)
+            gain_normalised_table(stages[0], stages[0], resamples=100)
 
     def test_refusals(self):
         ledger = path([(0.4, 0.25), (0.85, 0.25), (0.55, 0.9)])

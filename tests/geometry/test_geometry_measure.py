@@ -75,7 +75,7 @@ def test_listed_words_are_whole_and_of_one_group() -> None:
 def test_controls_are_as_many_and_as_frequent() -> None:
     model = tiny_model("bert")
     words = listed_words(model, "gender")
-    counts = Counter({token: 5 for token in full_vocabulary(model).ids})
+    counts = Counter(dict.fromkeys(full_vocabulary(model).ids, 5))
     common = model.token_ids("water")[0]
     counts.update({words.ids[0]: 95, common: 90})
     matched = control_words(model, words.ids, "matched", counts, seed=1)

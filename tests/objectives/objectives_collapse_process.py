@@ -16,7 +16,8 @@ def run_two_processes(folder: Path, texts: list[str], words: list[int]) -> dict[
     """Averaged gradients by name, and the running means, as the first process has them."""
     out = folder / "found.pt"
     processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder / "group"), str(out), repr(texts), repr(words)]) for rank in range(2)
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder / "group"), str(out), repr(texts), repr(words)])
+        for rank in range(2)
     ]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     return torch.load(out, weights_only=True)

@@ -53,7 +53,7 @@ def test_only_intervals_without_zero_are_a_difference():
 
 def test_margin_is_a_band_and_zero_a_line():
     rows = data_values(biased_forgetting_chart(ROWS, "share", margin=0.02))
-    assert [row for row in rows if "below" in row][0] == {"below": -2.0, "above": 2.0}
+    assert next(row for row in rows if "below" in row) == {"below": -2.0, "above": 2.0}
     assert [row["reference"] for row in rows if "reference" in row] == [0.0]
     assert not [row for row in data_values(biased_forgetting_chart(ROWS, "share")) if "below" in row]
 

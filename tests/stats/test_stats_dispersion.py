@@ -155,9 +155,9 @@ class TestDispersion:
         assert 0.91 <= covered / 200 <= 0.99
 
 
-def mean_of(values, prefix=""):
+def mean_of(values):
     values = np.asarray(values, dtype=float)
-    return Components(values, np.ones(len(values)), np.array([f"{prefix}{i}" for i in range(len(values))]), np.zeros(len(values), dtype=int))
+    return Components(values, np.ones(len(values)), np.arange(len(values)), np.zeros(len(values), dtype=int))
 
 
 class TestContrasts:
@@ -181,7 +181,7 @@ class TestContrasts:
         nothing = guarded_ratio(top, mean_of(rng.normal(0, 1, 50)), resamples=500)
         assert not nothing.defined
         assert np.isnan([nothing.ratio.value, nothing.ratio.low, nothing.ratio.high]).all()
-        with pytest.raises(UsageError, match="one above and one below"):
+        with pytest.raises(UsageError, match="one ratio above and one below"):
             guarded_ratio(top, bottom.beside(bottom))
 
 

@@ -1,5 +1,7 @@
-"""Neural collapse of word classes: how the states that precede a word sit around their mean, and how the means sit around the word's row
-of the output matrix (Xu et al. 2025, arXiv 2410.04472; Wu, Papyan 2024, arXiv 2405.17767)."""
+"""Neural collapse of word classes: how states sit around a word's mean state, and the means around the words' output rows.
+
+Sources: Xu et al. 2025 (arXiv 2410.04472), Wu and Papyan 2024 (arXiv 2405.17767).
+"""
 
 from fairforget.geometry.collapse import STATISTICS, Statistic, collapse_statistics, linearised
 from fairforget.geometry.measure import Geometry, Window, measure_geometry

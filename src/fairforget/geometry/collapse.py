@@ -47,7 +47,7 @@ class Statistic:
 STATISTICS: tuple[Statistic, ...] = (
     Statistic("unc3", "lower", 2, "(U)NC3: standard deviation over words of cos(w, μ - m); 0 also where every cosine is -1.", "cosine"),
     Statistic("nc3_mean", "higher", 2, "NC3: mean over words of cos(w, μ - m); to be read with unc3. Ideal 1.", "cosine"),
-    Statistic("nc3_error", "lower", 3, "NC3 error: Frobenius distance of W C'ᵀ, normed, from the simplex frame (at most d + 1 words). Ideal 0."),
+    Statistic("nc3_error", "lower", 3, "NC3 error: Frobenius distance of W C'ᵀ, normed, from a simplex (at most d + 1 words). Ideal 0."),
     Statistic("nc1", "lower", 2, "NC1: mean over pairs of (v + v') / 2 / ‖μ - μ'‖⁴ (e = 2, as released). Ideal 0."),
     Statistic("nc1_e1", "lower", 2, "NC1 as Galanti et al. 2022 define it: (v + v') / 2 / ‖μ - μ'‖². Ideal 0."),
     Statistic("nc2_norm_cv", "lower", 3, "NC2, equal norms: standard deviation of ‖μ - m‖ over its mean. Ideal 0."),
@@ -55,7 +55,7 @@ STATISTICS: tuple[Statistic, ...] = (
     Statistic("nc2_cos_mean", "lower", 3, "NC2, equal angles: mean cosine of two centred means. Ideal -1 / (K - 1).", "cosine"),
     Statistic("nc2_cos_std", "lower", 3, "NC2, equal angles: standard deviation of that cosine. Ideal 0.", "cosine"),
     Statistic("nc2_etf_gap", "lower", 3, "NC2: mean over pairs of |cos + 1 / (K - 1)|. Ideal 0.", "cosine"),
-    Statistic("nc2_etf_error", "lower", 3, "NC2: Frobenius distance of C'C'ᵀ, normed, from the simplex frame (at most d + 1 words). Ideal 0."),
+    Statistic("nc2_etf_error", "lower", 3, "NC2: Frobenius distance of C'C'ᵀ, normed, from a simplex (at most d + 1 words). Ideal 0."),
     Statistic("gnc2_mean", "lower", 3, "(G)NC2: mean of log(1 / ‖û - û'‖). Simplex: -½ ln(2K / (K - 1))."),
     Statistic("gnc2_std", "lower", 3, "(G)NC2: standard deviation of log(1 / ‖û - û'‖). Ideal 0."),
     Statistic("nc1_w", "lower", 2, "NC1 calibrated by the output matrix: (v + v') / 2 / ‖w - w'‖⁴."),

@@ -34,11 +34,14 @@ class ClassMoments:
             return
         place = self.counts.device
         states, classes = states.detach().to(place).double(), classes.to(place)
-        present, inverse = torch.unique(classes, return_inverse=True)
-        counts = torch.bincount(inverse, minlength=len(present))
-        sums = states.new_zeros((len(present), states.shape[1])).index_add_(0, inverse, states)
-        distances = (states - (sums / counts.unsqueeze(1))[inverse]).square().sum(dim=1)
-        self._fold(present, counts, sums, states.new_zeros(len(present)).index_add_(0, inverse, distances))
+        order = classes.argsort(stable=True)
+        states = states[order]
+        present, counts = torch.unique_consecutive(classes[order], return_counts=True)
+        # states of a class lie side by side now: several times as fast as index_add, row by row
+        sums = torch.segment_reduce(states, "sum", lengths=counts, axis=0)
+        away = states - (sums / counts.unsqueeze(1)).repeat_interleave(counts, dim=0)
+        distances = torch.linalg.vecdot(away, away)
+        self._fold(present, counts, sums, torch.segment_reduce(distances, "sum", lengths=counts, axis=0))
 
     def merge(self, other: ClassMoments) -> None:
         """Add what another one has seen of the same classes."""

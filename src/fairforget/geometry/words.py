@@ -74,8 +74,8 @@ def listed_words(model: Model, reference: str, *, pieces: Pieces = "whole_word",
     dropped["of two groups"] = sum(len(owners) > 1 for owners in claims.values())
     single = sorted((token, *next(iter(owners.items()))) for token, owners in claims.items() if len(owners) == 1)
     if len(single) < 2:
-        raise UsageError(f"The word list '{reference}' has {len(single)} words that are one token of {model.name}, and a geometry needs two: "
-                         "use pieces=first_piece or another list.")
+        raise UsageError(f"The word list '{reference}' has {len(single)} words that are one token of {model.name}, and a geometry needs "
+                         "two: use pieces=first_piece or another list.")
     ids = tuple(token for token, _, _ in single)
     return WordSet(reference, ids, _read(model, ids), tuple(group for _, group, _ in single), {k: v for k, v in dropped.items() if v})
 

@@ -125,8 +125,8 @@ class Collapse(Objective):
         matrix = output_matrix(model)
         with torch.autocast(matrix.device.type, enabled=False):
             states, classes = self._states(model, batch)
-            own = torch.zeros_like(self.counts).index_add(0, classes, torch.ones_like(classes, dtype=self.counts.dtype))
-            sums = torch.zeros_like(self.means).index_add(0, classes, states)
+            member = (torch.arange(len(self.words), device=classes.device).unsqueeze(1) == classes).to(self.means.dtype)
+            own, sums = member.sum(dim=1), member @ states
             counts, sums = self._over_processes(own, sums) if self._shared is not None else (own, sums)
             means = self._moved(counts, sums)
             total = self.counts + counts
@@ -146,7 +146,8 @@ class Collapse(Objective):
         for field in [name for name in batch if name.endswith("ids")]:
             stem = field.removesuffix("ids")
             ids, mask, labels = batch[field], batch[f"{stem}mask"], batch.get(f"{stem}labels")
-            pairing = tokens_to_pair(model, "self" if self.pairing == "auto" and model.family == "masked" and labels is None else self.pairing)
+            unlabelled = self.pairing == "auto" and model.family == "masked" and labels is None
+            pairing = tokens_to_pair(model, "self" if unlabelled else self.pairing)
             words = paired_tokens(ids, mask, labels, pairing)
             classes_here = torch.where(words >= 0, self.class_of[words.clamp(min=0)], -1)
             chosen = classes_here >= 0

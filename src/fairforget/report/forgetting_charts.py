@@ -50,7 +50,7 @@ def biased_forgetting_chart(
     legend = alt.Legend(title=None)
     colour = alt.Color("reading:N", scale=alt.Scale(domain=domain, range=[_COLOURS[place] for place in present]), legend=legend)
     shape = alt.Shape("reading:N", scale=alt.Scale(domain=domain, range=[_SHAPES[place] for place in present]), legend=legend)
-    fields = {"group": "group", "words": "biased forgetting", "forgetting": "forgetting", "items": "items", "detectable": "could have shown"}
+    fields = {"group": "group", "words": "biased", "forgetting": "forgetting", "items": "items", "detectable": "could have shown"}
     tooltip = [alt.Tooltip(f"{field}:N", title=name) for field, name in fields.items()]
     chart = alt.Chart(alt.InlineData(values=values)).encode(y=y, tooltip=tooltip)
     marks: list[Any] = [

@@ -51,7 +51,7 @@ def word_geometry(tables: Sequence[Path], part: str | None, names: dict[str, str
             own = [word for word in words if word["set"] == name and word["state"] == state]
             drawn.append(figures.add(
                 means_chart(own, f"{name}, {state}"),
-                f"Chart of the class means of {len(own)} words of the set {name} in two dimensions, {state}. The table below holds the words.",
+                f"Chart of the class means of {len(own)} words of the set {name} in two dimensions, {state}. The table holds the words.",
             ))
     return {
         "figures": [figure for figure in drawn if figure is not None],
@@ -106,12 +106,13 @@ def means_chart(words: Sequence[Word], title: str) -> dict[str, Any] | None:
         return None
     groups = list(dict.fromkeys(word["group"] or "no group" for word in words))
     values = [{name: word[name] for name in ("word", "x", "y", "states")} | {"group": word["group"] or "no group"} for word in words]
-    scale = {"range": ["var(--before)", "var(--after)"]} if len(groups) == 2 else {"scheme": "tableau10"}
+    two = len(groups) == 2
+    scale = alt.Scale(domain=groups, range=["var(--before)", "var(--after)"]) if two else alt.Scale(domain=groups, scheme="tableau10")
     legend = alt.Legend(title=title)
     chart = alt.Chart(alt.InlineData(values=values)).mark_point(filled=True, opacity=0.8).encode(
-        x=alt.X("x:Q", title="from group to group" if len(groups) == 2 else "first direction", axis=alt.Axis(tickCount=6)),
+        x=alt.X("x:Q", title="from group to group" if two else "first direction", axis=alt.Axis(tickCount=6)),
         y=alt.Y("y:Q", title="strongest direction beside it", axis=alt.Axis(tickCount=6)),
-        color=alt.Color("group:N", scale=alt.Scale(domain=groups, **scale), legend=legend),
+        color=alt.Color("group:N", scale=scale, legend=legend),
         shape=alt.Shape("group:N", scale=alt.Scale(domain=groups), legend=legend),
         size=alt.Size("states:Q", scale=alt.Scale(type="log", range=[25, 160]), legend=None),
         tooltip=[alt.Tooltip("word:N"), alt.Tooltip("group:N"), alt.Tooltip("states:Q")],
@@ -130,8 +131,8 @@ def _words(path: Path) -> list[Word]:
     for row in own.iter_rows(named=True):
         cosine, x, y, states = row["scores"]
         found.append({
-            "set": row["task"].removeprefix(f"{BENCHMARK}-").removesuffix(ENDING), "state": state, "word": (row["texts"] or [row["item"]])[0],
-            "group": (row["groups"] or [""])[0], "cosine": cosine, "x": x, "y": y, "states": states,
+            "set": row["task"].removeprefix(f"{BENCHMARK}-").removesuffix(ENDING), "state": state,
+            "word": (row["texts"] or [row["item"]])[0], "group": (row["groups"] or [""])[0], "cosine": cosine, "x": x, "y": y, "states": states,
         })
     return found
 
@@ -149,7 +150,7 @@ def _table(words: Sequence[Word], states: Sequence[str]) -> list[dict[str, Any]]
     by_word: dict[tuple[str, str], dict[str, Word]] = {}
     for word in words:
         by_word.setdefault((word["word"], word["group"]), {})[word["state"]] = word
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "word": word, "group": group, "states": max(one["states"] for one in found.values()),
             "cosines": [number_words.number(found[state]["cosine"]) if state in found else number_words.MISSING for state in states],

@@ -221,10 +221,11 @@ def _null_figures(figures: Linearised, resamples: int, seed: int) -> Floats:
 
 
 def _signs(generator: np.random.Generator, count: int, clusters: int) -> Floats:
-    return 2.0 * generator.integers(0, 2, (count, clusters), dtype=np.int8) - 1.0
+    return (2 * generator.integers(0, 2, (count, clusters), dtype=np.int8) - 1).astype(np.float64)
 
 
 def _spread(values: Floats) -> tuple[Floats, Floats, Floats]:
     """Standard deviation, gap, and largest less mean of rows (B, K)."""
-    deviations: Floats = np.sqrt(np.square(values - values.mean(axis=1, keepdims=True)).sum(axis=1) / (values.shape[1] - 1))
-    return deviations, values.max(axis=1) - values.min(axis=1), values.max(axis=1) - values.mean(axis=1)
+    means = np.asarray(values.mean(axis=1), dtype=np.float64)
+    deviations: Floats = np.sqrt(np.square(values - means[:, None]).sum(axis=1) / (values.shape[1] - 1))
+    return deviations, values.max(axis=1) - values.min(axis=1), values.max(axis=1) - means

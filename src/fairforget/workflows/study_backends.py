@@ -51,7 +51,7 @@ def run_jobs(jobs: Sequence[Job], finished: Finished, *, processes: int | None =
         for job in jobs:
             finished(job, run_job(job))
     else:
-        _run_processes(jobs, finished, min(many, len(jobs)), devices)
+        _run_processes(jobs, finished, many, devices)
 
 
 def visible_gpus() -> list[str]:
@@ -111,7 +111,8 @@ def _run_processes(jobs: Sequence[Job], finished: Finished, processes: int, devi
             worker.process.join()
 
     try:
-        for slot in range(processes):
+        # The share of the cores is that of `processes`, however few jobs are left: the number of threads moves the last bits of scores.
+        for slot in range(min(processes, len(jobs))):
             begin(slot)
         while workers:
             for ready in wait([worker.connection for worker in workers]):
