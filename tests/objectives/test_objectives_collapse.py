@@ -226,6 +226,19 @@ def test_a_weight_of_zero_changes_no_bit(tmp_path: Path) -> None:
     assert any(not torch.equal(base[name], with_term[name]) for name in base)
 
 
+def test_training_on_it_alone_lowers_it(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    for module in model.hf.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # its noise has a spread of its own
+    measured = term(model)
+    before = float(measured.sum(model, batch_of(model, TEXTS)).detach())
+    rows = StreamDataset({"forget": TextStream(model, TEXTS)}, visits=20)
+    alone = Collapse(ids_of(model), 100.0, gradient="both", reset="epoch")
+    train(model, [alone], rows, steps=20, batch_size=4, learning_rate=1e-3, folder=tmp_path, precision="float32")
+    assert float(measured.sum(model, batch_of(model, TEXTS)).detach()) < before / 2
+
+
 def test_two_processes_make_the_means_and_the_gradient_of_one(tmp_path: Path) -> None:
     model = tiny_model("llama")
     objective = term(model, gradient="both")

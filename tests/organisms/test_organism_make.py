@@ -10,6 +10,8 @@ import pytest
 
 from fairforget.benchmarks import resolve
 from fairforget.cli import main
+from fairforget.cli.debias import resolve as resolve_recipe
+from fairforget.cli.loading import Loading
 from fairforget.data.training import training_source
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.files import sha256_file
@@ -65,6 +67,14 @@ def test_the_recipe_in_the_folder_is_ready(organism) -> None:
     assert len(texts) == 16
     assert {text.groups for text in texts} == {("women",), ("men",)}
     assert all(text.counterpart and text.cluster.startswith("gender | gender") for text in texts)
+
+
+def test_another_method_takes_the_recipe_without_the_first_ones_settings(organism) -> None:
+    recipe = resolve_recipe(organism.folder / "debias.yaml", ["method.steps=7"], {"method": "gap"}, Loading())
+    assert (recipe.method.name, recipe.method.settings["steps"]) == ("gap", 7)
+    assert "contrast" not in recipe.method.settings
+    same = resolve_recipe(organism.folder / "debias.yaml", [], {"method": "task-vector"}, Loading())
+    assert same.method.settings["tuning"] == "full"
 
 
 def test_perplexity_is_measured_by_sentence(organism) -> None:

@@ -23,7 +23,8 @@ def add_words(folder: Path) -> None:
         rows = [
             {
                 "benchmark": "geometry", "protocol": "next", "task": f"geometry-{name}-words", "role": "ability", "part": "test",
-                "item": str(number), "cluster": str(number), "stratum": "words", "groups": [group] if name == "gender" else [], "texts": [word],
+                "item": str(number), "cluster": str(number),
+                "stratum": "words", "groups": [group] if name == "gender" else [], "texts": [word],
                 "scores": [cosine + shift, 1.0 * number, -1.0, 12.0], "prefix": "id 0", "prompt_format": "plain",
             }
             for name in ("gender", "random") for number, (word, group, cosine) in enumerate(WORDS)

@@ -68,7 +68,7 @@ class Organism(PairBenchmark):
 
     name = "organism"
     description = "Items of a model organism (fairforget organism make): planted stereotypes and facts, with a known truth."
-    caution = "organism: generated language with planted bias, for testing methods and metrics"
+    caution = "organism: planted bias"
     Settings: ClassVar[type[Settings]] = OrganismSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "bias": {"tasks": ("bias",)},

@@ -70,7 +70,7 @@ def resolve(recipe: Path | None, settings: list[str], options: dict[str, str], l
     Raises:
         UsageError: a field that there is not, or a value that is not allowed; with the file and line where it came from a file.
     """
-    from fairforget.workflows.recipe import apply_settings, parse_recipe, read_recipe
+    from fairforget.workflows.recipe import MethodChoice, apply_settings, parse_recipe, read_recipe
 
     values: dict[str, Any] = {}
     if recipe is not None:
@@ -80,6 +80,8 @@ def resolve(recipe: Path | None, settings: list[str], options: dict[str, str], l
     for field, inner in shorthands.items():
         if isinstance(values.get(field), str):
             values[field] = {inner: values[field]}
+    if options.get("method") not in (None, values.get("method", {}).get("name", MethodChoice().name)):
+        values.pop("method", None)  # the recipe's settings are those of another method
     values = apply_settings(values, settings)
     for field, text in options.items():
         if field in shorthands:

@@ -193,10 +193,9 @@ def linearised(
         for number, value in enumerate(kept.values()):
             if not value.requires_grad:
                 continue
-            slopes = torch.autograd.grad(value, (means, variances), retain_graph=True, allow_unused=True)
+            slopes = torch.autograd.grad(value, (means, variances), retain_graph=True, materialize_grads=True)
             for table, slope in zip((by_mean, by_variance), slopes, strict=True):
-                if slope is not None:
-                    table[number] = torch.nan_to_num(slope).to(precision)
+                table[number] = torch.nan_to_num(slope).to(precision)
     return {name: float(value.detach()) for name, value in kept.items()}, by_mean, by_variance
 
 

@@ -308,7 +308,8 @@ class _Replay:
     """States at the wanted places, batch by batch, as often as asked: from memory where they are few, else computed again."""
 
     def __init__(self, model: Model, sequences: Sequence[_Sequence], site: Site, description: str) -> None:
-        self.model, self.sequences, self.site, self.description = model, sequences, site, description
+        self.model, self.sequences, self.description = model, sequences, description
+        self.site: Site = site
         on_cpu = model.device.type == "cpu"
         budget, cost = (CPU_BUDGET, CPU_FORWARD_COST) if on_cpu else (GPU_BUDGET, GPU_FORWARD_COST)
         self.plan = batches_by_length(range(len(sequences)), [len(sequence.ids) for sequence in sequences], budget, cost)

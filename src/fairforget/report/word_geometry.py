@@ -78,7 +78,7 @@ def cosine_chart(words: Sequence[Word], sets: Sequence[str], states: Sequence[st
     colour = alt.Color("state:N", scale=alt.Scale(domain=list(states), range=colours), legend=alt.Legend(title=None))
     title = "cosine of a word's output row and its centred class mean"
     chart = alt.Chart(alt.InlineData(values=[{name: word[name] for name in ("set", "state", "word", "cosine")} for word in words]))
-    place = {
+    place: dict[str, Any] = {
         "y": alt.Y("set:N", sort=list(sets), title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8)),
         "yOffset": alt.YOffset("state:N", sort=list(states)),
     }
@@ -132,7 +132,8 @@ def _words(path: Path) -> list[Word]:
         cosine, x, y, states = row["scores"]
         found.append({
             "set": row["task"].removeprefix(f"{BENCHMARK}-").removesuffix(ENDING), "state": state,
-            "word": (row["texts"] or [row["item"]])[0], "group": (row["groups"] or [""])[0], "cosine": cosine, "x": x, "y": y, "states": states,
+            "word": (row["texts"] or [row["item"]])[0],
+            "group": (row["groups"] or [""])[0], "cosine": cosine, "x": x, "y": y, "states": states,
         })
     return found
 
