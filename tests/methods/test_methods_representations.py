@@ -20,7 +20,8 @@ from fairforget.training.streams import Collator
 from fairforget.training.trainer import batch_of
 
 TEXTS = ["The man said that he has time for the dog.", "The woman said that she has time for the dog.",
-         "His son works at home by the river.", "Her daughter works at home by the river.", "In the old city a man has a red book.", "In the old city a woman has a red book."] * 2
+         "His son works at home by the river.", "Her daughter works at home by the river.",
+         "In the old city a man has a red book.", "In the old city a woman has a red book."] * 2
 NEUTRAL = ["In the city a nurse works by day.", "By the river an engineer has a house.", "At home the teacher has a good friend.",
            "For the people the doctor works at home."]
 PAIRS = [

@@ -76,7 +76,8 @@ def test_right_angles(kind: str) -> None:
     parity = OrthogonalWords(groups, square_of_mean=True)
     parity.load_state(term.state())
     whole = sum(
-        torch.stack([words[row, layer] @ means[group, layer] for row in range(3) for layer in range(3)]).mean().square() for group in range(2)
+        torch.stack([words[row, layer] @ means[group, layer] for row in range(3) for layer in range(3)]).mean().square()
+        for group in range(2)
     )
     torch.testing.assert_close(parity.sum(model, batch).detach() / 3, torch.as_tensor(whole), rtol=1e-4, atol=1e-4)
     term.means = torch.zeros_like(term.means)
@@ -158,7 +159,9 @@ def test_alignment_by_hand() -> None:
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_alignment_reads_each_text_alone(kind: str) -> None:
     model = tiny_model(kind)
-    quadruples = [("a dog", "she has a dog", "a dog", "he has a dog"), ("the man works at home", "a man", "the woman works at home", "a woman")]
+    quadruples = [
+        ("a dog", "she has a dog", "a dog", "he has a dog"), ("the man works at home", "a man", "the woman works at home", "a woman"),
+    ]
     stream = QuadrupleStream(model, quadruples)
     term = EntailmentAlignment()
     torch.manual_seed(0)

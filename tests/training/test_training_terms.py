@@ -15,7 +15,7 @@ from fairforget.models import Model
 from fairforget.objectives import CrossEntropy
 from fairforget.training import Batch, Objective, StreamDataset, TextStream, train
 
-TEXTS = ["the nurse said that she would be late", "he is old", "the river is long", "a dog", "rain on the street", "red book", "hill", "sun"]
+TEXTS = ["the nurse said that she would be late", "he is old", "the river is long", "a dog", "rain on the street", "red book", "hill", "a"]
 
 
 class Recorder(CrossEntropy):

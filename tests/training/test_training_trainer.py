@@ -69,6 +69,20 @@ class StopAtOnce:
         return f"seen at {step}" if step >= 4 else None
 
 
+def test_a_finished_training_is_taken_and_not_gone_on_with(tmp_path: Path) -> None:
+    def run(model) -> dict:
+        return train(
+            model, [CrossEntropy(stream="forget")], StreamDataset({"forget": TextStream(model, TEXTS)}, visits=9), steps=5, batch_size=4,
+            learning_rate=1e-2, folder=tmp_path, precision="float32",
+        )
+
+    first, second = tiny_model("llama"), tiny_model("llama")
+    outcome, again = run(first), run(second)
+    assert (outcome["steps"], again["steps"]) == (5, 5)
+    weights = second.hf.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in first.hf.state_dict().items())
+
+
 def test_a_monitor_ends_the_run(tmp_path: Path) -> None:
     model = tiny_model("llama")
     outcome = train(

@@ -58,7 +58,7 @@ def frontier_chart(rows: Sequence[dict[str, Any]], unit: str, budget_percent: fl
         interval.encode(x=alt.X("cost_low:Q", title=COST_TITLE, scale=x_scale), x2="cost_high:Q", y=y, color=colour),
         interval.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour),
         chart.mark_point(filled=True, size=85, opacity=1).encode(
-            x=x, y=y, color=colour, stroke=alt.Stroke("method:N", scale=alt.Scale(domain=methods), legend=None),
+            x=x, y=y, color=colour, stroke=alt.Stroke("method:N", scale=alt.Scale(domain=methods), legend=alt.Legend(title=None)),
             fillOpacity=alt.when(alt.datum["frontier"]).then(alt.value(1)).otherwise(alt.value(0)),
         ),
         chart.mark_text(align="left", dx=7, dy=-7, fontSize=11, color="var(--ink)").encode(x=x, y=y, text="number:N"),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -118,6 +118,22 @@ class ObjectiveTrainer(Trainer):
             mine = f"{number}."
             objective.load_state({name.removeprefix(mine): tensor for name, tensor in states.items() if name.startswith(mine)})
 
+
+    def take_finished(self, checkpoint: str | None) -> float | None:
+        """Take the weights of a training that was stopped after its last step; transformers would do one more.
+
+        Returns:
+            Mean logged loss; None where steps are left.
+        """
+        if checkpoint is None:
+            return None
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step < self.args.max_steps:
+            return None
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
+        return sum(losses) / max(len(losses), 1)
 
     def go_back(self, folder: Path, reason: str) -> str:
         """Take the last checkpoint's weights after a loss that was not finite, and say so.
@@ -260,15 +276,18 @@ def train(
         )
         trainer.remove_callback(_printer())
         last = _last_whole_checkpoint(folder)
-        result = trainer.train(resume_from_checkpoint=last)
+        loss, seconds = trainer.take_finished(last), 0.0
+        if loss is None:
+            result = trainer.train(resume_from_checkpoint=last)
+            loss, seconds = float(result.training_loss), float(result.metrics.get("train_runtime", 0.0))
         stopped = watcher.reason if watcher else None
         if finite.reason:
             stopped = trainer.go_back(folder, finite.reason)
     model.hf.eval()
     return {
         "steps": trainer.state.global_step,
-        "loss": round(float(result.training_loss), 4),
-        "seconds": round(float(result.metrics.get("train_runtime", 0.0)), 1),
+        "loss": round(loss, 4),
+        "seconds": round(seconds, 1),
         "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
         "stopped": stopped,
     }

@@ -23,8 +23,9 @@ SURE = 2.0
 
 
 class SelectGuard:
-    """Ends a training run whose perplexity is over budget or whose bias has crossed neutral (a stop rule that gradient ascent
-    needs most; compare Jang et al. 2023, section 3).
+    """Ends a training run whose perplexity is over budget or whose bias has crossed neutral.
+
+    A stop rule that gradient ascent needs most; compare Jang et al. 2023, section 3.
 
     Args:
         settings: what is looked at.
