@@ -188,7 +188,7 @@ def test_edit_apply_undo_merge_export_and_info(finished, commands, tmp_path):
     assert all(torch.equal(original[name], back[name]) for name in original)
 
     assert "It fits llama." in run("info", edit, base)
-    assert re.search(rf"^strength +{strength:g}$", run("info", edit), re.MULTILINE)
+    assert re.search(rf"^strength +{strength:g} \(as saved\)", run("info", edit), re.MULTILINE)
 
 
 def test_edit_refuses_what_does_not_fit(finished, commands, models, tmp_path):

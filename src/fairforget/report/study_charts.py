@@ -38,11 +38,9 @@ def frontier_chart(rows: Sequence[dict[str, Any]], unit: str, budget_percent: fl
     x = alt.X("cost:Q", title=COST_TITLE, scale=x_scale, axis=alt.Axis(tickCount=6))
     y = alt.Y("change:Q", title=title, scale=alt.Scale(zero=True, nice=True, padding=10), axis=alt.Axis(tickCount=6))
     methods = list(dict.fromkeys(value["method"] for value in values))
-    colour = alt.Color(
-        "method:N",
-        scale=alt.Scale(domain=methods, scheme="tableau10" if len(methods) <= 10 else "tableau20"),
-        legend=alt.Legend(title=None),
-    )
+    scale = alt.Scale(domain=methods, scheme="tableau10" if len(methods) <= 10 else "tableau20")
+    legend = alt.Legend(title=None)
+    colour, outline = alt.Color("method:N", scale=scale, legend=legend), alt.Stroke("method:N", scale=scale, legend=legend)
     shown = {"label": "configuration", "words": "figures", "seeds": "seeds"}
     tooltip = [alt.Tooltip(f"{field}:N", title=title) for field, title in shown.items()]
     chart = alt.Chart(alt.InlineData(values=values)).encode(tooltip=tooltip)
@@ -58,7 +56,7 @@ def frontier_chart(rows: Sequence[dict[str, Any]], unit: str, budget_percent: fl
         interval.encode(x=alt.X("cost_low:Q", title=COST_TITLE, scale=x_scale), x2="cost_high:Q", y=y, color=colour),
         interval.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=colour),
         chart.mark_point(filled=True, size=85, opacity=1).encode(
-            x=x, y=y, color=colour, stroke=alt.Stroke("method:N", scale=alt.Scale(domain=methods), legend=alt.Legend(title=None)),
+            x=x, y=y, color=colour, stroke=outline,
             fillOpacity=alt.when(alt.datum["frontier"]).then(alt.value(1)).otherwise(alt.value(0)),
         ),
         chart.mark_text(align="left", dx=7, dy=-7, fontSize=11, color="var(--ink)").encode(x=x, y=y, text="number:N"),
