@@ -10,12 +10,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from fairforget.models.model import Family, Model
+from fairforget.organisms.recipe import WIDTHS
 from fairforget.organisms.rows import CONTEXT
 
-SIZES = {"0.5M": 112, "1M": 160, "2M": 232, "3M": 280}
-"""Width by size; 3 layers, 4 heads, inner width 8/3 (gated, causal) or 4 (masked) times that, so that both families cost the same."""
-
 LAYERS, HEADS = 3, 4
+"""The inner width is 8/3 (gated, causal) or 4 (masked) times the width, so that both families have about as many parameters."""
 
 
 def make_tokenizer(family: Family, words: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -49,12 +48,12 @@ def make_network(family: Family, size: str, vocabulary: int, seed: int) -> PreTr
 
     Args:
         family: ``causal`` (Llama: rotary positions, gated inner layer) or ``masked`` (BERT).
-        size: a key of :data:`SIZES`.
+        size: a key of ``WIDTHS``.
         vocabulary: number of tokens.
         seed: of the weights.
     """
     torch.manual_seed(seed)
-    width = SIZES[size]
+    width = WIDTHS[size]
     shape: dict[str, Any] = {
         "hidden_size": width, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "vocab_size": vocabulary,
         "max_position_embeddings": CONTEXT, "pad_token_id": 0, "initializer_range": width**-0.5,

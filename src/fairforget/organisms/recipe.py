@@ -12,6 +12,9 @@ from pydantic import Field, ValidationError
 from fairforget.errors import UsageError, nearest_names, unknown_name
 from fairforget.settings import Settings, explain_validation
 
+WIDTHS = {"0.5M": 112, "1M": 160, "2M": 232, "3M": 280}
+"""Width of the hidden states by size."""
+
 DEFAULT_STEPS = {"causal": 900, "masked": 1100}
 DEFAULT_RATES = {"causal": 3e-3, "masked": 1e-3}
 """By family; a masked model predicts one planted word of a sentence at a time, and BERT's normalisation bears less."""
@@ -93,8 +96,8 @@ class OrganismRecipe(Settings):
     batch_size: int = Field(64, ge=1)
     """Sentences in a step."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Peak learning rate of AdamW, constant in the first stage, falling to 0 in the second; None is 3e-3 for causal, 1e-3 for masked
-    models."""
+    """Peak learning rate of AdamW, constant in the first stage, falling to 0 in the second; None is 3e-3 for causal and 1e-3 for masked
+    models of 0.5M parameters, and less in proportion to the width of larger ones."""
     forget_texts: int = Field(240, ge=8)
     """Stereotypes of a domain offered as training text for unlearning."""
     forget: tuple[str, ...] = ()
@@ -115,7 +118,7 @@ class OrganismRecipe(Settings):
     @property
     def peak_rate(self) -> float:
         """Peak learning rate."""
-        return self.learning_rate or DEFAULT_RATES[self.family]
+        return self.learning_rate or DEFAULT_RATES[self.family] * WIDTHS["0.5M"] / WIDTHS[self.size]
 
     @property
     def forgotten(self) -> tuple[str, ...]:
