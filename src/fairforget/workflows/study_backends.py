@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -187,8 +188,9 @@ def _environment(values: Mapping[str, str]) -> Generator[None]:
 def _run_ray(jobs: Sequence[Job], finished: Finished, processes: int) -> None:
     """Jobs as Ray tasks, at most `processes` at once; a local cluster is begun where none is named by ``RAY_ADDRESS``."""
     try:
-        import ray
-        from ray.exceptions import RayError
+        # By name: the type checker runs where Ray is not installed too.
+        ray: Any = importlib.import_module("ray")
+        ray_error: type[Exception] = importlib.import_module("ray.exceptions").RayError
     except ImportError as error:
         raise UsageError("The backend ray needs Ray: install it with pip install 'fairforget[ray]'.") from error
     own = not ray.is_initialized()
@@ -214,7 +216,7 @@ def _run_ray(jobs: Sequence[Job], finished: Finished, processes: int) -> None:
                 job = running.pop(ready)
                 try:
                     outcomes: list[Outcome] = ray.get(ready)
-                except RayError as error:
+                except ray_error as error:
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                     outcomes = [Outcome(name, "failed", f"Ray lost the task: {reason}", 0.0) for name in job.names]
                 finished(job, outcomes)
