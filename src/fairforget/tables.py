@@ -29,10 +29,13 @@ ITEM_SCHEMA: dict[str, pl.DataType] = {
     "scores": pl.List(pl.Float64()),  # one figure per text, in the protocol's unit (nats unless it says otherwise)
     "margin": pl.Float64(),  # score(stereotype) - score(anti-stereotype); > 0 prefers the stereotype; null for ability items
     "prefers_stereotype": pl.Float64(),  # 1, 0, or 0.5 for a tie; null for ability items
+    "choice": pl.Int64(),  # index into `texts` of the text that scores highest; null on a tie, or where nothing is chosen
     "correct": pl.Float64(),  # ability in [0, 1]; for StereoSet the share of related texts that beat the unrelated one; null elsewhere
     "nll": pl.Float64(),  # summed negative log-likelihood of the item's scored tokens, nats
     "tokens": pl.Int64(),  # scored tokens behind `nll`
     "words": pl.Int64(),  # whitespace words behind `nll`, for word perplexity; null elsewhere
+    "value": pl.Float64(),  # any other figure of the item: an association, a sentiment; null elsewhere
+    "answer": pl.String(),  # what the model generated; null elsewhere
     "skipped": pl.String(),  # reason why the item has no score; null where it has one
     "prefix": pl.String(),  # prefix policy: "id 0", "[CLS]", "none"
     "prompt_format": pl.String(),  # "plain" or "chat"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fairforget.benchmarks import registry
+from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.methods import method_registry
 from fairforget.methods._trained import TrainedMethod, TrainedSettings
 from fairforget.settings import Settings, describe_fields
@@ -50,11 +51,17 @@ def test_the_page_of_training_lists_the_shared_settings() -> None:
     assert settings_table((DOCS / "training.md").read_text(encoding="utf-8")) == described(TrainedSettings)
 
 
+def test_the_page_of_protocols_lists_the_shared_settings() -> None:
+    assert settings_table((DOCS / "protocols.md").read_text(encoding="utf-8")) == described(SubsetSettings)
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_the_page_of_a_benchmark_lists_its_settings_and_presets(name: str) -> None:
     benchmark = registry.get(name)
     page = (DOCS / "benchmarks" / f"{name}.md").read_text(encoding="utf-8")
-    assert settings_table(page) == described(benchmark.Settings)
+    # What every benchmark of many items shares is on a page of its own.
+    shared = described(SubsetSettings) if issubclass(benchmark.Settings, SubsetSettings) else []
+    assert settings_table(page) == [row for row in described(benchmark.Settings) if row not in shared]
     assert [preset for preset in benchmark.presets if f"`{preset}`" not in page] == []
     assert "## Known traps" in page
 

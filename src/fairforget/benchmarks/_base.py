@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fairforget.benchmarks._subset import SubsetSettings, subset
 from fairforget.errors import DataError, UsageError
 from fairforget.scoring.requests import Request
 from fairforget.settings import Settings as BaseSettings
@@ -132,11 +133,20 @@ class Benchmark(ABC):
 
     @abstractmethod
     def items(self, family: str, part: str) -> list[Item]:
-        """Items of one part (``select``, ``test`` or ``all``) for a model family.
+        """All items of one part (``select``, ``test`` or ``all``) for a model family.
 
         Raises:
             DataError: the data are missing or damaged.
         """
+
+    def measured_items(self, family: str, part: str) -> list[Item]:
+        """The items of one part that are measured: all, or the subset that the settings name.
+
+        Raises:
+            DataError: the data are missing or damaged.
+        """
+        items = self.items(family, part)
+        return subset(items, self.settings) if isinstance(self.settings, SubsetSettings) else items
 
     @abstractmethod
     def plan(self, item: Item, model: Model) -> Plan:
@@ -204,7 +214,7 @@ class Benchmark(ABC):
             DataError: the data are missing or damaged, or the part is empty.
         """
         self.check(scorer.model)
-        items = self.items(scorer.model.family, part)
+        items = self.measured_items(scorer.model.family, part)
         if not items:
             raise DataError(f"The benchmark {self.name} has no items in its part '{part}'.")
         return self.measure_items(scorer, items, f"scoring {self.name} ({part})")

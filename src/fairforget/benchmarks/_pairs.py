@@ -10,6 +10,7 @@ from pydantic import Field
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
 from fairforget.benchmarks._sentences import masked_requests, scored, sentence_requests
+from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.errors import UsageError
 from fairforget.scoring.alignment import changed_positions, shared_positions
 from fairforget.settings import Settings
@@ -22,7 +23,7 @@ PROTOCOL_FAMILY = {"shared-pll": "masked", "changed": "masked", "sum": "causal",
 DEFAULT_PROTOCOL = {"masked": "shared-pll", "causal": "sum"}
 
 
-class PairSettings(Settings):
+class PairSettings(SubsetSettings):
     """How pairs of sentences are scored and compared."""
 
     protocol: Literal["auto", "shared-pll", "changed", "sum", "mean"] = "auto"

@@ -12,6 +12,7 @@ from pydantic import Field
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import ICAT, LMS, MARGIN, PCT_STEREOTYPE, SS
 from fairforget.benchmarks._sentences import masked_requests, scored, sentence_requests, special_ids
+from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
 from fairforget.settings import Settings
 from fairforget.tables import TIE_NATS, preference
@@ -23,7 +24,7 @@ INTRASENTENCE, INTERSENTENCE = "stereoset-intrasentence", "stereoset-intersenten
 BLANK = "BLANK"
 
 
-class StereoSetSettings(Settings):
+class StereoSetSettings(SubsetSettings):
     """Which task of StereoSet is scored and how."""
 
     task: Literal["both", "intrasentence", "intersentence"] = "both"

@@ -257,7 +257,7 @@ def refuse_overlap(
     train = [text for row in rows for text in ([row] if isinstance(row, str) else [row.text, row.counterpart]) if text]
     warnings: list[str] = []
     for benchmark in benchmarks:
-        texts = list(dict.fromkeys(text for item in benchmark.items(family, "test") for text in item.texts))
+        texts = list(dict.fromkeys(text for item in benchmark.measured_items(family, "test") for text in item.texts))
         report = find_overlap(train, texts, swap_gender)
         if report.equal:
             raise UsageError(
@@ -276,7 +276,7 @@ def refuse_unchanged(model: Model, edit: Edit, benchmark: Benchmark) -> None:
     Raises:
         FairforgetError: all outputs on the probes are equal to the last bit.
     """
-    items = benchmark.items(model.family, "select")
+    items = benchmark.measured_items(model.family, "select")
     requests: list[Request] = [request for one in benchmark.requests(items, model) for request in one]
     probes = [requests[index] for index in np.unique(np.linspace(0, len(requests) - 1, min(PROBES, len(requests))).astype(int))]
     base = np.concatenate(Scorer(model, store=False).score(probes, "probes"))

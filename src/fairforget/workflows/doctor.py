@@ -143,7 +143,7 @@ def _work(model: Model, recipe: Recipe) -> list[Fact]:
 
 
 def _requests(model: Model, benchmark: Benchmark, part: str) -> list[Request]:
-    return [request for requests in benchmark.requests(benchmark.items(model.family, part), model) for request in requests]
+    return [request for requests in benchmark.requests(benchmark.measured_items(model.family, part), model) for request in requests]
 
 
 def _tokens(model: Model, requests: Sequence[Request]) -> int:

@@ -65,16 +65,16 @@ def reworded(benchmark: Benchmark, model: Model, file: Path | None = None) -> tu
     rewording_of(benchmark, file)
     benchmark.check(model)
     if file is not None:
-        return benchmark, _from_file(file, benchmark.items(model.family, "test"))
+        return benchmark, _from_file(file, benchmark.measured_items(model.family, "test"))
     if HELD_OUT in benchmark.presets:
         values = {**benchmark.settings.model_dump(), **benchmark.presets[HELD_OUT]}
         twin = type(benchmark)(benchmark.Settings.model_validate(values))
         twin.check(model)
-        items = [item for item in twin.items(model.family, "test") if item.task.endswith(HELD_OUT)]
+        items = [item for item in twin.measured_items(model.family, "test") if item.task.endswith(HELD_OUT)]
         if not items:
             raise DataError(f"The benchmark {benchmark.name} holds out no paraphrases in its test part.")
         return twin, items
-    return benchmark, [framed(item) for item in benchmark.items(model.family, "test") if item.role == "bias"]
+    return benchmark, [framed(item) for item in benchmark.measured_items(model.family, "test") if item.role == "bias"]
 
 
 def framed(item: Item) -> Item:
