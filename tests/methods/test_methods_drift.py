@@ -11,7 +11,8 @@ from tiny import tiny_model
 
 from fairforget import methods
 from fairforget.data.training import TrainingText, training_source
-from fairforget.methods._tuning import neutral_texts
+from fairforget.edits import copy_parameters
+from fairforget.methods._tuning import base_values, neutral_texts
 from fairforget.methods.task_vector import retained_texts
 from fairforget.objectives import KLToBase, kl_divergence
 from fairforget.scoring import ContinuationRequest, Scorer
@@ -42,6 +43,23 @@ def test_padding_adds_nothing() -> None:
     assert float(term.sum(model, whole)) == pytest.approx(sum(float(term.sum(model, batch)) for batch in single), rel=1e-5)
     assert term.count(whole) == sum(term.count(batch) for batch in single)
     assert float(term.sum(model, whole)) > 0
+
+
+def test_autocast_does_not_take_the_tuned_weights_for_the_base() -> None:
+    model = tiny_model("llama")
+    before, generator = copy_parameters(model.hf), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.hf.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+            parameter.requires_grad_()
+    term = KLToBase(lambda: base_values(model.hf, before))
+    batch = Collator(model.pad_id)([{"x": TextStream(model, ["the nurse said that she would be late"]).example(0, 0)}])["x"]
+    exact = float(term.sum(model, batch))
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+        model.hidden(batch["ids"], batch["mask"])  # fills the cache of autocast, as the other terms of a step do
+        rounded = float(term.sum(model, batch))
+    assert exact > 0.1
+    assert rounded == pytest.approx(exact, rel=0.05)
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

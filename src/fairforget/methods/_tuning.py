@@ -164,17 +164,20 @@ def neutral_texts(seed: int) -> list[str]:
 def base_values(hf: nn.Module, base: Mapping[str, Tensor]) -> Generator[None]:
     """The base's values are in the model's parameters while the block runs.
 
-    Values are exchanged, not copied: a graph that was recorded before must find the parameters as they were.
+    Values are exchanged, not copied: a graph that was recorded before must find the parameters as they were. Autocast keeps the rounded
+    copy of a parameter for as long as its context lasts, whatever values the parameter has by then, so these are thrown away.
     """
     tuned = {name: parameter.data for name, parameter in hf.named_parameters()}
     for name, parameter in hf.named_parameters():
         if name in base:
             parameter.data = base[name].to(parameter.device)
+    torch.clear_autocast_cache()
     try:
         yield
     finally:
         for name, parameter in hf.named_parameters():
             parameter.data = tuned[name]
+        torch.clear_autocast_cache()
 
 
 @contextlib.contextmanager
