@@ -84,7 +84,7 @@ def test_a_span_across_two_tokens_labels_both() -> None:
 
 
 def test_texts_without_any_span_are_refused() -> None:
-    with pytest.raises(UsageError, match="No harmful word was found"):
+    with pytest.raises(UsageError, match="has a marked word"):
         SpanStream(tiny_model("llama"), ["a dog"], [[]])
 
 

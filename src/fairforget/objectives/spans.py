@@ -61,7 +61,11 @@ class SpanStream:
                 self.rows.append((ids if whole or model.family == "masked" else ids[: places[-1] + 1], places))
         self.left_out = len(texts) - len(self.rows)
         if not self.rows:
-            raise UsageError(f"No harmful word was found in any of the {len(texts)} texts: use another finder, or texts that have some.")
+            before = f" with {self.context} tokens before it" if self.context else ""
+            raise UsageError(
+                f"None of the {len(texts)} texts has a marked word{before} among its first {limit} tokens: use another finder or word list, "
+                "or texts that have some."
+            )
 
     def __len__(self) -> int:
         return len(self.rows)

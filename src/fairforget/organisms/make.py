@@ -29,6 +29,7 @@ from fairforget.organisms.corpus import Corpus, make_corpus
 from fairforget.organisms.folder_texts import debias_recipe, perplexity_settings, readme
 from fairforget.organisms.items import benchmark_items, forget_rows, passages, retained_texts
 from fairforget.organisms.language import domains_of, load_language
+from fairforget.organisms.methods import write_methods
 from fairforget.organisms.network import make_model
 from fairforget.organisms.recipe import OrganismRecipe, organism_recipe_yaml
 from fairforget.organisms.rows import CorpusStream
@@ -211,6 +212,7 @@ def _calibrated(model: Model, folder: Path) -> tuple[pl.DataFrame, dict[str, flo
 
 def _write_words(recipe: OrganismRecipe, folder: Path, calibration: pl.DataFrame, ability: dict[str, float]) -> None:
     write_text(folder / "debias.yaml", debias_recipe(recipe, folder))
+    write_methods(recipe, folder)
     write_text(folder / "README.md", readme(recipe, by_domain(calibration), ability, folder))
 
 

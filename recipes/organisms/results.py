@@ -1,0 +1,135 @@
+"""Truth against measured: brings the studies of many organisms together in the tables of docs/results/organisms.md.
+
+    fairforget organism make default --out organisms/default --seeds 0-9 --families causal,masked --jobs 2
+    for one in organisms/default/*/; do fairforget study $one/study.yaml --out runs/organisms/default/$(basename $one); done
+    python recipes/organisms/results.py runs/organisms/default --organisms organisms/default
+    python recipes/organisms/results.py runs/organisms/null --organisms organisms/null --null
+
+Every figure is of the `test` part: templates that were neither trained on nor looked at by the search of the strength.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from scipy import stats
+
+MARGIN_LIMIT = 0.1
+"""Nats within which a domain in which nothing was planted must stay (two one-sided tests at 5 %)."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", type=Path, help="folder with a study folder FAMILY-SEED for each organism")
+    parser.add_argument("--organisms", type=Path, required=True, help="folder with the organisms themselves")
+    parser.add_argument("--null", action="store_true", help="organisms without bias: how often bias is said to be lowered")
+    arguments = parser.parse_args()
+    rows = [
+        row
+        for study in sorted(arguments.studies.glob("*-*"))
+        for row in study_rows(study, arguments.organisms / study.name)
+    ]
+    if not rows:
+        raise SystemExit(f"{arguments.studies} holds no finished study.")
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    print(null_table(table) if arguments.null else methods_table(table))
+
+
+def study_rows(study: Path, organism: Path) -> list[dict[str, Any]]:
+    """A row for each method: what was planted and is left, what it cost, and what the verdict said."""
+    family, _, seed = study.name.rpartition("-")
+    truth = pl.read_parquet(organism / "truth.parquet").filter(pl.col("kind") == "association")
+    planted = sorted(truth.filter(pl.col("log_odds") > 0)["domain"].unique())
+    empty = sorted(truth.filter(pl.col("log_odds") == 0)["domain"].unique())
+    rows: list[dict[str, Any]] = []
+    for cell in pl.read_parquet(study / "tables" / "study.parquet").iter_rows(named=True):
+        row: dict[str, Any] = {"family": family, "seed": int(seed), "method": cell["method"], "status": cell["status"]}
+        row["why"] = cell.get("reason")
+        tables = study / "runs" / cell["cell"] / "tables"
+        if (tables / "verdict.json").exists():
+            row["verdict"] = json.loads((tables / "verdict.json").read_text(encoding="utf-8"))["kind"]
+            metrics = pl.read_parquet(tables / "metrics.parquet").filter(pl.col("part") == "test")
+            before, after = (margins(tables / f"items-{state}-test.parquet", planted or empty) for state in ("base", "edited"))
+            ratio = metrics.filter((pl.col("metric") == "perplexity_ratio") & (pl.col("group") == "all"))["value"]
+            accuracy = metrics.filter((pl.col("state") == "difference") & (pl.col("metric") == "accuracy") & (pl.col("group") == "all"))
+            row |= {
+                "before": before, "after": after, "ratio": ratio[0] if len(ratio) else math.nan,
+                "facts": figure(accuracy, "organism-facts"), "agreement": figure(accuracy, "organism-agreement"),
+            }
+            if planted and empty:
+                row |= equivalent(metrics.filter((pl.col("state") == "difference") & (pl.col("metric") == "margin")), empty)
+        rows.append(row)
+    return rows
+
+
+def margins(path: Path, domains: list[str]) -> float:
+    """Mean margin (nats) of the items of some domains: the measured log-odds."""
+    table = pl.read_parquet(path).filter((pl.col("task") == "organism-bias") & pl.col("stratum").is_in(domains))
+    return table["margin"].mean()  # type: ignore[return-value]
+
+
+def figure(table: pl.DataFrame, task: str) -> float:
+    values = table.filter(pl.col("task") == task)["value"]
+    return values[0] if len(values) else math.nan
+
+
+def equivalent(changes: pl.DataFrame, domains: list[str]) -> dict[str, Any]:
+    """Change of the domains in which nothing was planted, and whether it is within the limit by two one-sided tests."""
+    chosen = changes.filter(pl.col("group").is_in(domains))
+    if not chosen.height or chosen["standard_error"].is_nan().any():
+        return {}
+    value, error, clusters = chosen.select("value", "standard_error", "clusters").row(0)
+    return {"empty": value, "within": abs(value) + float(stats.t.ppf(0.95, clusters - 1)) * error < MARGIN_LIMIT}
+
+
+def methods_table(table: pl.DataFrame) -> str:
+    """A row for each method and family, seeds pooled."""
+    lines = [
+        "| method | family | seeds | planted log-odds, before → after | lowered by | perplexity | ≥ 30 % at ≤ 5 % | said `lowered` | "
+        "facts, points | empty domain, change | within ± 0.1 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for family, method in table.select("family", "method").unique(maintain_order=True).sort("family", maintain_order=True).iter_rows():
+        every = table.filter((pl.col("family") == family) & (pl.col("method") == method))
+        done = every.filter(pl.col("after").is_not_null())
+        if not done.height:
+            why = every["why"][0] or every["status"][0]
+            lines.append(f"| {method} | {family} | 0 of {every.height} | not measured: {why} | | | | | | | |")
+            continue
+        lowered = (1 - done["after"] / done["before"]) * 100
+        reached = ((lowered >= 30) & (done["ratio"] <= 1.05)).sum()
+        within = done["within"].sum() if "within" in done.columns else 0
+        lines.append(
+            f"| {method} | {family} | {done.height} | {done['before'].mean():.2f} → {done['after'].mean():.2f} | "
+            f"{lowered.mean():.0f} % ({lowered.min():.0f} to {lowered.max():.0f}) | {(done['ratio'].mean() - 1) * 100:+.1f} % "
+            f"({(done['ratio'].min() - 1) * 100:+.1f} to {(done['ratio'].max() - 1) * 100:+.1f}) | {reached} of {every.height} | "
+            f"{(done['verdict'] == 'lowered').sum()} | {done['facts'].mean():+.1f} | {done['empty'].mean():+.3f} | "
+            f"{within} of {done.height} |"
+        )
+    return "\n".join(lines)
+
+
+def null_table(table: pl.DataFrame) -> str:
+    """How often a method is said to have lowered a bias that is not there."""
+    lines = [
+        "| method | organisms | said `lowered` | other verdicts | mean margin, before → after | perplexity |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for (method,) in table.select("method").unique(maintain_order=True).iter_rows():
+        done = table.filter((pl.col("method") == method) & pl.col("verdict").is_not_null())
+        others = done.filter(pl.col("verdict") != "lowered")["verdict"].value_counts(sort=True)
+        words = ", ".join(f"{kind} {count}" for kind, count in others.iter_rows())
+        lines.append(
+            f"| {method} | {done.height} | {(done['verdict'] == 'lowered').sum()} | {words} | {done['before'].mean():+.3f} → "
+            f"{done['after'].mean():+.3f} | {(done['ratio'].mean() - 1) * 100:+.1f} % |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
