@@ -48,7 +48,8 @@ def study_rows(study: Path, organism: Path) -> list[dict[str, Any]]:
     empty = sorted(truth.filter(pl.col("log_odds") == 0)["domain"].unique())
     rows: list[dict[str, Any]] = []
     for cell in pl.read_parquet(study / "tables" / "study.parquet").iter_rows(named=True):
-        row: dict[str, Any] = {"family": family, "seed": int(seed), "method": cell["method"], "status": cell["status"]}
+        name = cell["cell"].removesuffix(f"-seed{cell['seed']}")  # the variant: a method may stand there with several settings
+        row: dict[str, Any] = {"family": family, "seed": int(seed), "method": name, "status": cell["status"]}
         row["why"] = cell.get("reason")
         tables = study / "runs" / cell["cell"] / "tables"
         if (tables / "verdict.json").exists():
@@ -58,6 +59,7 @@ def study_rows(study: Path, organism: Path) -> list[dict[str, Any]]:
             ratio = metrics.filter((pl.col("metric") == "perplexity_ratio") & (pl.col("group") == "all"))["value"]
             accuracy = metrics.filter((pl.col("state") == "difference") & (pl.col("metric") == "accuracy") & (pl.col("group") == "all"))
             row |= {
+                "empty": None, "within": None,
                 "before": before, "after": after, "ratio": ratio[0] if len(ratio) else math.nan,
                 "facts": figure(accuracy, "organism-facts"), "agreement": figure(accuracy, "organism-agreement"),
             }
@@ -87,6 +89,12 @@ def equivalent(changes: pl.DataFrame, domains: list[str]) -> dict[str, Any]:
     return {"empty": value, "within": abs(value) + float(stats.t.ppf(0.95, clusters - 1)) * error < MARGIN_LIMIT}
 
 
+def mean(values: pl.Series) -> float:
+    """Mean, nan where there is nothing."""
+    found = values.mean()
+    return float(found) if isinstance(found, int | float) else math.nan
+
+
 def methods_table(table: pl.DataFrame) -> str:
     """A row for each method and family, seeds pooled."""
     lines = [
@@ -102,14 +110,14 @@ def methods_table(table: pl.DataFrame) -> str:
             lines.append(f"| {method} | {family} | 0 of {every.height} | not measured: {why} | | | | | | | |")
             continue
         lowered = (1 - done["after"] / done["before"]) * 100
+        percent = (done["ratio"] - 1) * 100
         reached = ((lowered >= 30) & (done["ratio"] <= 1.05)).sum()
-        within = done["within"].sum() if "within" in done.columns else 0
+        known = done.filter(pl.col("within").is_not_null())
         lines.append(
-            f"| {method} | {family} | {done.height} | {done['before'].mean():.2f} → {done['after'].mean():.2f} | "
-            f"{lowered.mean():.0f} % ({lowered.min():.0f} to {lowered.max():.0f}) | {(done['ratio'].mean() - 1) * 100:+.1f} % "
-            f"({(done['ratio'].min() - 1) * 100:+.1f} to {(done['ratio'].max() - 1) * 100:+.1f}) | {reached} of {every.height} | "
-            f"{(done['verdict'] == 'lowered').sum()} | {done['facts'].mean():+.1f} | {done['empty'].mean():+.3f} | "
-            f"{within} of {done.height} |"
+            f"| {method} | {family} | {done.height} | {mean(done['before']):.2f} → {mean(done['after']):.2f} | "
+            f"{mean(lowered):.0f} % ({lowered.min():.0f} to {lowered.max():.0f}) | {mean(percent):+.1f} % "
+            f"({percent.min():+.1f} to {percent.max():+.1f}) | {reached} of {every.height} | {(done['verdict'] == 'lowered').sum()} | "
+            f"{mean(done['facts']):+.1f} | {mean(known['empty']):+.3f} | {known['within'].sum()} of {known.height} |"
         )
     return "\n".join(lines)
 
@@ -125,8 +133,8 @@ def null_table(table: pl.DataFrame) -> str:
         others = done.filter(pl.col("verdict") != "lowered")["verdict"].value_counts(sort=True)
         words = ", ".join(f"{kind} {count}" for kind, count in others.iter_rows())
         lines.append(
-            f"| {method} | {done.height} | {(done['verdict'] == 'lowered').sum()} | {words} | {done['before'].mean():+.3f} → "
-            f"{done['after'].mean():+.3f} | {(done['ratio'].mean() - 1) * 100:+.1f} % |"
+            f"| {method} | {done.height} | {(done['verdict'] == 'lowered').sum()} | {words} | {mean(done['before']):+.3f} → "
+            f"{mean(done['after']):+.3f} | {(mean(done['ratio']) - 1) * 100:+.1f} % |"
         )
     return "\n".join(lines)
 
