@@ -58,6 +58,14 @@ def test_a_cheap_edit_is_searched_up_to_the_largest_strength_and_stops_at_neutra
     assert set(targets) == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
+def test_the_rule_of_the_budget_takes_the_largest_strength_wherever_the_target_is() -> None:
+    measure, calls = world(slope=2.0, cost=np.log(1.02) / 0.8)  # neutral at 0.5, 2 % at 0.8
+    found = search_strength(measure, "margin", 2.0, Search(rule="budget", bisections=6), resamples=500)
+    assert 0.7 < found.strength == found.limit < 0.8
+    assert found.curve.filter(pl.col("chosen"))["reversed"].item()
+    assert {strength for strength, kind in calls if kind == "target"} == {0.0, found.limit}
+
+
 def test_a_useless_edit_is_left_at_zero() -> None:
     measure, _ = world(slope=0.0, cost=0.0, noise=0.5)
     found = search_strength(measure, "margin", 2.0, Search(), resamples=500)

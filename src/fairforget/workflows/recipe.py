@@ -82,6 +82,9 @@ class Search(Settings):
     """Halvings of the interval in the search for the largest strength within the budget."""
     points: int = Field(5, ge=2, le=50)
     """Even strengths from 0 to that one at which the target is measured."""
+    rule: Literal["target", "budget"] = "target"
+    """`target` = the smallest strength whose distance from neutral is within one standard error of the least; `budget` = the largest
+    strength within the budget, so that methods are compared at equal cost."""
     strength: float | None = Field(None, gt=0)
     """Take this strength as it is, in place of a search."""
 

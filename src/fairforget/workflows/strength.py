@@ -91,7 +91,8 @@ def search_strength(
 
     First the largest strength up to ``max_strength`` whose upper 95 % paired bound of the perplexity ratio keeps the budget, by
     bisection; then the target at even strengths from 0 to it, on the same items. The least distance from neutral wins; of the strengths
-    whose distance exceeds it by no more than one standard error of their paired difference, the smallest is taken.
+    whose distance exceeds it by no more than one standard error of their paired difference, the smallest is taken. With the rule
+    ``budget`` the largest strength that keeps the budget is taken, wherever the target is there.
 
     Args:
         measure: gives the item table at a strength; called once per strength and kind.
@@ -121,14 +122,18 @@ def search_strength(
         points[0.0].target, points[0.0].table = base_target, measure(0.0, "target")
         reason = f"No strength tried (the smallest was {min(s for s in points if s):g}) keeps perplexity within {budget_percent:g} %."
         return StrengthSearch(0.0, 0.0, _curve(points, 0.0, base_target), reason)
-    for step in range(settings.points):
-        strength = limit * step / (settings.points - 1)
+    strengths = [limit * step / (settings.points - 1) for step in range(settings.points)] if settings.rule == "target" else [0.0, limit]
+    for strength in strengths:
         point = points.setdefault(strength, _Point(strength))
         point.table = measure(strength, "target")
         point.target = target_value(point.table, metric)
         if budget_percent is not None and math.isnan(point.ratio):
             keeps(strength)
             points[strength].target, points[strength].table = point.target, point.table
+    if settings.rule == "budget":
+        spent = "it keeps the budget" if budget_percent is not None else "there is no budget"
+        reason = f"The largest strength up to {settings.max_strength:g} was asked for, and {spent}."
+        return StrengthSearch(limit, limit, _curve(points, limit, base_target), reason)
     candidates = [point for _, point in sorted(points.items()) if point.target is not None and point.within is not False]
     chosen = _choose(candidates, metric, base_target)
     reason = (
