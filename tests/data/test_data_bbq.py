@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from tiny import tiny_tokenizer
 
-from fairforget.data.bbq import CATEGORIES, INTERSECTIONAL, BBQItem, bbq_pair, load_bbq
+from fairforget.data.bbq import CATEGORIES, INTERSECTIONAL, BBQItem, bbq_pair, load_bbq, load_bbq_predictions
 from fairforget.data.overlap import folded_key
 from fairforget.data.training import training_source
 from fairforget.data.winogender import load_winogender
-from fairforget.errors import DataError
+from fairforget.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,24 @@ def test_what_is_not_bbq_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Age.jsonl").unlink()
     with pytest.raises(DataError, match="There is no file"):
         load_bbq(tmp_path)
+
+
+def test_predictions_are_matched_to_answers_and_what_is_none_of_them_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no category with BBQ predictions named 'Age'"):
+        load_bbq_predictions("Age")
+    path = tmp_path / "predictions.jsonl"
+    row = bbq_row("Age", 0) | {f"unifiedqa-t5-11b_pred_{name}": "the northerner." for name in ("arc", "race", "qonly")}
+    path.write_text(json.dumps(row | {"unifiedqa-t5-11b_pred_arc": "neither"}) + "\n")
+    assert load_bbq_predictions("Age", path) == {"arc": {0: None}, "race": {0: 0}, "qonly": {0: 0}}
+    path.write_text(json.dumps(row | {"ans1": None}) + "\n")
+    with pytest.raises(DataError, match="row 1 has not the fields of BBQ's predictions"):
+        load_bbq_predictions("Age", path)
+    path.write_text(json.dumps(bbq_row("Age", 0)) + "\n")
+    with pytest.raises(DataError, match="has no column"):
+        load_bbq_predictions("Age", path)
+    path.write_text(json.dumps(row)[:-20])
+    with pytest.raises(DataError, match="is not JSON"):
+        load_bbq_predictions("Age", path)
 
 
 # Winogender

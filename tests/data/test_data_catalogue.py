@@ -215,7 +215,10 @@ def test_every_entry_is_complete():
     assert get_dataset("stereoset").files[0].url.endswith("moinnadeem/StereoSet/ead7d086a64a192a1eca88e0dd2fd163de375218/data/dev.json")
     assert all(file.url is None for file in get_dataset("lm-corpus-small").files)
     warned = {name for name in dataset_names() if get_dataset(name).content_warning}
-    assert warned == {"bbq", "crows-pairs", "stereoset", "edos", "hatecheck", "civil-comments"}
+    assert warned == {
+        "bbq", "crows-pairs", "stereoset", "edos", "hatecheck", "civil-comments", "ethics", "seat", "redditbias", "bold",
+        "real-toxicity-prompts", "bbq-predictions", "unqover", "safenlp", "toxigen", "holistic-bias", "honest", "crows-pairs-multilingual",
+    }
 
 
 def test_the_catalogue_says_what_the_manifest_says(data_folder):

@@ -289,7 +289,7 @@ def test_toxic_spans_counts(data_folder, part, rows, clean):
         (load_edos, EDOS_HEADER + ",split\na,b,maybe,c,d,dev\n", "row 0: label_sexist has a value"),
         (load_edos, "", "is empty"),
         (load_hatecheck, HATECHECK_HEADER + "\na,b,c\n", "has no column 'label_gold', 'target_ident', 'templ_id'"),
-        (load_hatecheck, HATECHECK_HEADER + ",label_gold,target_ident,templ_id\na,b,c,d,e,f\n", "row 0: label_gold has a value"),
+        (load_hatecheck, HATECHECK_HEADER + ",label_gold,target_ident,templ_id,ref_case_id\na,b,c,d,e,f,\n", "row 0: label_gold has"),
         (lambda path: load_toxic_spans("train", path), "spans\n[]\n", "has no column 'text'"),
         (lambda path: load_toxic_spans("train", path), 'spans,text\n"[0, 1",ab\n', "row 0: spans has a value"),
         (lambda path: load_toxic_spans("train", path), "spans,text\n{},ab\n", "row 0: spans has a value"),

@@ -80,6 +80,7 @@ class MetricDefinition:
         function: maps ratios (..., K) to values (...); the only ratio itself by default.
         aggregate: ``micro`` = ratios of sums over items; ``macro`` = means over clusters of ratios within clusters.
         ratio_name: also report after / before under this name, for figures that are compared as ratios.
+        scope: reported for a whole task, for its groups, or for both; a figure may mean nothing on one of them.
     """
 
     name: str
@@ -92,6 +93,7 @@ class MetricDefinition:
     function: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda ratios: ratios[..., 0]
     aggregate: Literal["micro", "macro"] = "micro"
     ratio_name: str | None = None
+    scope: Literal["both", "task", "groups"] = "both"
 
     def columns(self, table: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Numerators and denominators (rows, K) of an item table; rows without a score give zeros."""
@@ -99,6 +101,25 @@ class MetricDefinition:
             np.column_stack([table.select(expression.cast(pl.Float64).fill_null(0.0).alias("x"))["x"].to_numpy() for expression in side])
             for side in (self.numerators, self.denominators)
         )
+
+
+@dataclass(frozen=True)
+class SetTest:
+    """A figure of a whole set of items that is no function of ratios, such as the p value of a permutation test; it has no interval.
+
+    Attributes:
+        metric: as printed.
+        value: ``nan`` where it is not defined; `note` then says why.
+        n: items, or pairs of items, behind it.
+        group: ``all``, or the group of items that was tested.
+        note: the test in words, and what to make of it.
+    """
+
+    metric: str
+    value: float
+    n: int
+    group: str = "all"
+    note: str = ""
 
 
 class Benchmark(ABC):
@@ -110,20 +131,22 @@ class Benchmark(ABC):
         settings: an instance of ``Settings``; its defaults when None.
     """
 
-    name: ClassVar[str]
-    """Registry name: the module's name with hyphens."""
-    description: ClassVar[str]
+    name: str
+    """Registry name: the module's name with hyphens; of a benchmark with a :attr:`text_setting`, that and its value."""
+    description: str
     families: ClassVar[frozenset[str]] = frozenset({"causal", "masked"})
     Settings: ClassVar[type[BaseSettings]] = BaseSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Settings by name, chosen by ``BENCHMARK:PRESET``."""
+    text_setting: ClassVar[str | None] = None
+    """The setting that takes any text after the colon, as in ``lm-eval:arc_easy``; such a benchmark has no presets."""
     datasets: tuple[str, ...] = ()
     """Catalogue names of the data, for licences and citations."""
     report_only: ClassVar[bool] = False
     """Set-level tests that have no ``select`` part and must not steer a search."""
-    caution: ClassVar[str] = ""
+    caution: str = ""
     """Words that must stand wherever a figure of this benchmark is printed; they go into the note of every row."""
-    pooled: ClassVar[str | None] = None
+    pooled: str | None = None
     """Name under which all tasks together are reported, where that is a published figure."""
 
     def __init__(self, settings: BaseSettings | None = None) -> None:
@@ -169,6 +192,22 @@ class Benchmark(ABC):
     @abstractmethod
     def metrics(self) -> list[MetricDefinition]:
         """The figures this benchmark reports, overall and by group, for each of its tasks."""
+
+    def task_metrics(self, task: str) -> list[MetricDefinition]:
+        """The figures of one task (or of all together, see :attr:`pooled`): those of :meth:`metrics`, where tasks do not differ."""
+        del task
+        return self.metrics()
+
+    def set_tests(self, task: str, table: pl.DataFrame, seed: int) -> list[SetTest]:
+        """Tests of whole sets, whose figures stand beside the metrics of a state; none, where a benchmark has only metrics.
+
+        Args:
+            task: a task, or the name of all together.
+            table: its items, skipped ones included.
+            seed: of whatever is drawn.
+        """
+        del task, table, seed
+        return []
 
     def check(self, model: Model) -> None:
         """Refuse a model family that this benchmark, or the chosen protocol, cannot score.

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fairforget.benchmarks._base import Benchmark, MetricDefinition
+from fairforget.benchmarks._base import Benchmark, MetricDefinition, SetTest
 from fairforget.benchmarks._components import components, pair, scored_rows
 from fairforget.benchmarks._targets import margin_rms_change, margin_rms_interval, metric_interval
 from fairforget.stats.bootstrap import Components, Interval, Statistic, paired_bootstrap, simultaneous
@@ -38,7 +38,7 @@ METRIC_SCHEMA: dict[str, pl.DataType] = {
     "skipped": pl.Int64(),  # items without a score
     "note": pl.String(),
     "prefix": pl.String(),
-    "better": pl.String(),  # "neutral", "higher" or "lower"
+    "better": pl.String(),  # "neutral", "higher" or "lower"; empty for tests of whole sets
 }
 """Column names and types of ``metrics.parquet``."""
 
@@ -93,14 +93,17 @@ def evaluate(
 def _state_rows(benchmark: Benchmark, state: str, task: str, table: pl.DataFrame, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     facts = _facts(table) | {"state": state, "task": task}
-    for definition in benchmark.metrics():
+    for definition in benchmark.task_metrics(task):
         if not _measured(table, definition):
             continue
-        for group in [ALL, *_groups(table)]:
+        for group in [*([ALL] if definition.scope != "groups" else []), *(_groups(table) if definition.scope != "task" else [])]:
             inside = table if group == ALL else table.filter(pl.col("groups").list.contains(group))
             rows.append(facts | _row(definition, group, metric_interval(inside, definition, **options)) | _counts(inside))
     if _has_margin(benchmark, table):
         rows.append(facts | _rms_row(margin_rms_interval(table, options["level"])) | _counts(table))
+    for test in benchmark.set_tests(task, table, options["seed"]):
+        inside = table if test.group == ALL else table.filter(pl.col("groups").list.contains(test.group))
+        rows.append(facts | _test_row(test) | _counts(inside))
     return rows
 
 
@@ -113,7 +116,7 @@ def _difference_rows(
     for group in _groups(before):
         inside = pl.col("groups").list.contains(group)
         counts[group] = _counts(before.filter(inside), after.filter(inside))
-    for definition in benchmark.metrics():
+    for definition in benchmark.task_metrics(task):
         if not _measured(before, definition):
             continue
         contrasts: tuple[Contrast, ...] = ("difference", "ratio") if definition.ratio_name else ("difference",)
@@ -122,9 +125,11 @@ def _difference_rows(
             if contrast == "ratio":
                 change |= {"metric": definition.ratio_name, "unit": "ratio"}
             parts = components(before, definition), components(after, definition)
-            overall = paired_bootstrap(*parts, definition.function, contrast=contrast, aggregate=definition.aggregate, **options)
-            rows.append(facts | _row(definition, ALL, overall) | change | counts[ALL])
-            for group, interval in _by_group(before, parts, definition, contrast, options).items():
+            if definition.scope != "groups":
+                overall = paired_bootstrap(*parts, definition.function, contrast=contrast, aggregate=definition.aggregate, **options)
+                rows.append(facts | _row(definition, ALL, overall) | change | counts[ALL])
+            by_group = _by_group(before, parts, definition, contrast, options) if definition.scope != "task" else {}
+            for group, interval in by_group.items():
                 rows.append(facts | _row(definition, group, interval) | change | counts[group])
     if _has_margin(benchmark, before):
         rows.append(facts | _rms_row(margin_rms_change(before, after, options["level"])) | counts[ALL])
@@ -207,6 +212,13 @@ def _row(definition: MetricDefinition, group: str, interval: Interval) -> dict[s
 
 def _rms_row(interval: Interval) -> dict[str, Any]:
     return {"metric": MARGIN_RMS, "group": ALL, "neutral": 0.0, "unit": "nats", "better": "lower"} | _figures(interval)
+
+
+def _test_row(test: SetTest) -> dict[str, Any]:
+    none = {"low": np.nan, "high": np.nan, "standard_error": np.nan}
+    return none | {
+        "metric": test.metric, "group": test.group, "value": test.value, "n": test.n, "unit": "", "better": "", "note": test.note,
+    }
 
 
 def _figures(interval: Interval) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from fairforget.cli import (
     generate,
     geometry,
     listing,
+    lm_eval,
     organism,
     push,
     report,
@@ -69,6 +70,14 @@ app.add_typer(_edits, name="edit")
 _organisms = _group("Model organisms: small models of a generated language whose stereotypes and facts were planted.")
 _organisms.command("make")(organism.make)
 app.add_typer(_organisms, name="organism")
+
+_imports = _group("Bring in what was measured elsewhere.")
+_imports.command("lm-eval")(lm_eval.import_logs)
+app.add_typer(_imports, name="import")
+
+_exports = _group("Hand benchmarks to other evaluators.")
+_exports.command("lm-eval")(lm_eval.export_tasks)
+app.add_typer(_exports, name="export")
 
 _data = _group("Datasets of the catalogue: list them, download them.")
 _data.command("list")(data.list_datasets)

@@ -16,7 +16,13 @@ NAME = "audit"
 @loads_model
 def command(
     model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, adapter folder or built-in name.")] = "smollm2-135m",
-    benchmarks: Annotated[str, typer.Option(help="Names or name:preset, comma-separated; see `fairforget list benchmarks`.")] = "starter",
+    benchmarks: Annotated[
+        str,
+        typer.Option(
+            help="Names, name:preset, lm-eval:TASK, ./mine.yaml or a suite (quick, standard, full), comma-separated; see `fairforget list "
+            "benchmarks` and `list suites`."
+        ),
+    ] = "starter",
     edit: Annotated[Path | None, typer.Option(help="Folder of a saved edit to put on the model first.")] = None,
     strength: Annotated[float | None, typer.Option(help="Strength of the edit. [default: the one it was saved at]")] = None,
     part: Annotated[str, typer.Option(help="test (reported), select, or all (for parity with figures published on it).")] = "test",
@@ -38,7 +44,7 @@ def command(
     with working():
         loaded, label = loading.load_edited(model, edit, strength)
         result = audit(
-            loaded, names, part=part, out=out or Path("runs") / f"audit-{label}", resamples=resamples, seed=loading.seed or 0
+            loaded, names, part=part, out=out or Path("runs") / f"audit-{label}", resamples=resamples, seed=loading.seed or 0, say=say
         )
     assert result.folder is not None
     for note in loaded.notes:

@@ -30,7 +30,8 @@ def command(
         ),
     ] = None,
     benchmarks: Annotated[
-        str | None, typer.Option(help="What is measured: names or name:preset, comma-separated. [default: starter,perplexity:starter]")
+        str | None,
+        typer.Option(help="What is measured, as in audit: names, suites, files of your own. [default: starter,perplexity:starter]"),
     ] = None,
     target: Annotated[
         str | None,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fairforget.cli.terminal import print_table
+
+if TYPE_CHECKING:
+    from fairforget.benchmarks import Benchmark
 
 NAME = "list"
 
@@ -17,13 +21,17 @@ class Things(StrEnum):
 
     METHODS = "methods"
     BENCHMARKS = "benchmarks"
+    SUITES = "suites"
     DATASETS = "datasets"
     MODELS = "models"
 
 
 def command(things: Annotated[Things, typer.Argument(help="What to list.", show_default=False)]) -> None:
-    """List methods, benchmarks, datasets or built-in models by name."""
-    {Things.METHODS: _methods, Things.BENCHMARKS: _benchmarks, Things.DATASETS: print_datasets, Things.MODELS: _models}[things]()
+    """List methods, benchmarks, suites of them, datasets or built-in models by name."""
+    {
+        Things.METHODS: _methods, Things.BENCHMARKS: _benchmarks, Things.SUITES: _suites, Things.DATASETS: print_datasets,
+        Things.MODELS: _models,
+    }[things]()
 
 
 def _methods() -> None:
@@ -42,7 +50,27 @@ def _benchmarks() -> None:
     kinds = [registry.get(name) for name in registry.names()]
     print_table(
         ["benchmark", "models", "presets (name:preset)", "what it measures"],
-        [[kind.name, ", ".join(sorted(kind.families)), ", ".join(kind.presets) or "–", kind.description] for kind in kinds],
+        [[kind.name, ", ".join(sorted(kind.families)), _presets(kind), kind.description] for kind in kinds],
+    )
+
+
+def _presets(kind: type[Benchmark]) -> str:
+    return f"any {kind.text_setting}" if kind.text_setting else ", ".join(kind.presets) or "–"
+
+
+def _suites() -> None:
+    from fairforget.benchmarks import get_suite, suite_names
+
+    def words(name: str, settings: Mapping[str, Any]) -> str:
+        return name + (f" ({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else "")
+
+    suites = [get_suite(name) for name in suite_names()]
+    print_table(
+        ["suite", "models", "benchmarks", "what it is for"],
+        [
+            [suite.name, family, ", ".join(words(*entry) for entry in suite.of(family)), suite.description]
+            for suite in suites for family in suite.entries
+        ],
     )
 
 

@@ -12,11 +12,14 @@ from fairforget.cli.terminal import say
 NAME = "validate"
 
 
-def command(recipe: Annotated[Path, typer.Argument(help="YAML recipe of a debias run.")]) -> None:
-    """Check a recipe: fields, names, settings, data. No model is loaded and nothing is downloaded."""
+def command(recipe: Annotated[Path, typer.Argument(help="YAML recipe of a debias run, or YAML file of your own benchmark.")]) -> None:
+    """Check a recipe or your own benchmark: fields, names, settings, data. No model is loaded and nothing is downloaded."""
     from fairforget.errors import UsageError
-    from fairforget.workflows.validate import validate_recipe
+    from fairforget.workflows.validate import describes_benchmark, validate_benchmark, validate_recipe
 
+    if describes_benchmark(recipe):
+        print(validate_benchmark(recipe))
+        return
     found = validate_recipe(recipe)
     if found.problems:
         raise UsageError("\n".join(found.problems))

@@ -6,6 +6,7 @@ that presumes the stereotype (``neg``) and with one that does not (``nonneg``). 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections import defaultdict
@@ -17,7 +18,7 @@ from fairforget.data.catalogue import fetch
 from fairforget.data.overlap import folded_key
 from fairforget.data.parts import TRAIN_SELECT_TEST, assign_parts, connected_rows, home_strata
 from fairforget.data.rows import read_rows
-from fairforget.errors import DataError
+from fairforget.errors import DataError, unknown_name
 
 CATEGORIES = (
     "Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance", "Race_ethnicity", "Race_x_SES", "Race_x_gender",
@@ -26,6 +27,22 @@ CATEGORIES = (
 INTERSECTIONAL = ("Race_x_SES", "Race_x_gender")
 POLARITIES = ("neg", "nonneg")
 CONDITIONS = ("ambig", "disambig")
+NAMED = ("Gender_identity", "Race_ethnicity")
+"""Plain categories in which some templates name the two people and the others label them; the authors report the two apart."""
+FIRST_NAMED = 26
+"""First question index of templates with names in those categories (upstream's `BBQ_results_metadata.R`)."""
+UNKNOWN_WORDINGS = (
+    "Unknown", "Cannot answer", "Can't be determined", "Cannot be determined", "Can't answer", "Not known", "Not enough info",
+    "Not enough information", "Not answerable", "Undetermined",
+)
+"""The ten wordings of the answer that leaves it open, in the order of lm-eval; each item has one of them."""
+PREDICTION_FORMATS = ("arc", "race", "qonly")
+"""UnifiedQA's prompts in upstream's predictions: two formats, and the question without its context."""
+PREDICTION_FILES = {
+    "Disability_status": "UnifiedQA_preds_Disability_status.jsonl", "Religion": "UnifiedQA_preds_Religion.jsonl",
+    "Sexual_orientation": "UnifiedQA_preds_Sexual_orientation.jsonl",
+}
+"""Categories whose predictions are in the catalogue."""
 
 _COLUMNS = (
     "example_id", "question_index", "question_polarity", "context_condition", "category", "answer_info", "additional_metadata", "context",
@@ -85,6 +102,24 @@ class BBQItem:
         """Index of the answer that goes against the stereotype."""
         return None if self.biased is None else 3 - self.biased - self.unknown
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The stereotyped groups of the person at whom the stereotype points; of both people where the biased answer is not known.
+
+        Upstream's list names every group that the template was written for; a row is about one person of one of them.
+        """
+        pointed = self.biased if self.polarity == "neg" else self.counter_biased
+        people = [place for place in range(3) if place != self.unknown] if pointed is None else [pointed]
+        names = frozenset[str]().union(*(_groups(self.answers[place].entity, self.answers[place].group) for place in people))
+        return tuple(dict.fromkeys(group for group in self.stereotyped_groups if _folded(group) in names))
+
+    @property
+    def wording(self) -> str | None:
+        """``names`` or ``labels`` in the categories of :data:`NAMED`, else None."""
+        if self.category not in NAMED:
+            return None
+        return "names" if int(self.question_index) >= FIRST_NAMED else "labels"
+
 
 def load_bbq(folder: Path | None = None, metadata: Path | None = None) -> list[BBQItem]:
     """Load all items of all categories, in upstream order.
@@ -109,8 +144,8 @@ def load_bbq(folder: Path | None = None, metadata: Path | None = None) -> list[B
         path = fetch("bbq", f"{category}.jsonl") if folder is None else _file(folder, category)
         rows += [_plain(path, number, row) for number, row in enumerate(read_rows(path, _COLUMNS), start=1)]
     questions: defaultdict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        questions[_template(row)].add(folded_key(row["question"]))
+    for template, question in dict.fromkeys((_template(row), row["question"]) for row in rows):
+        questions[template].add(folded_key(question))
     templates = list(questions)
     cluster_of = dict(zip(templates, (templates[first] for first in connected_rows(list(questions.values()))), strict=True))
     clusters = [cluster_of[_template(row)] for row in rows]
@@ -145,6 +180,41 @@ def bbq_pair(item: BBQItem) -> tuple[str, str]:
     return f"{stem} {letters[0]}", f"{stem} {letters[1]}"
 
 
+def load_bbq_predictions(category: str, path: Path | None = None) -> dict[str, dict[int, int | None]]:
+    """Load what UnifiedQA-11B answered: prompt format to example id to index of the answer.
+
+    Predictions are matched to answers as upstream's ``BBQ_calculate_bias_score.R`` does: case, outer spaces and a full stop at the end
+    aside, and two spellings mended. A prediction that matches no answer is None.
+
+    Args:
+        category: one of :data:`PREDICTION_FILES`; it is not looked at when `path` is given.
+        path: another file in the upstream format.
+
+    Raises:
+        UsageError: no predictions of that category are in the catalogue.
+        DataError: the file is not in the upstream format.
+    """
+    if path is None:
+        if category not in PREDICTION_FILES:
+            raise unknown_name("category with BBQ predictions", category, PREDICTION_FILES)
+        path = fetch("bbq-predictions", "predictions/" + PREDICTION_FILES[category])
+    columns = {name: f"unifiedqa-t5-11b_pred_{name}" for name in PREDICTION_FORMATS}
+    found: dict[str, dict[int, int | None]] = {name: {} for name in PREDICTION_FORMATS}
+    for number, row in enumerate(read_rows(path, ["example_id", "ans0", "ans1", "ans2", *columns.values()]), start=1):
+        try:
+            answers = [_said(row[name]) for name in ("ans0", "ans1", "ans2")]
+            for name, column in columns.items():
+                said = _said(row[column])
+                found[name][int(row["example_id"])] = answers.index(said) if said in answers else None
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{path} row {number} has not the fields of BBQ's predictions ({type(error).__name__}: {error}).") from error
+    return found
+
+
+def _said(text: str) -> str:
+    return re.sub("pantsu$", "pantsuit", text.strip().lower().removesuffix(".")).replace("o'brien", "obrien")
+
+
 def _template(row: dict[str, Any]) -> str:
     return f"{row['category']} {row['question_index']}"
 
@@ -158,11 +228,11 @@ def _plain(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
     """The fields of an upstream row under our names, checked."""
     where = f"{path} row {number}"
     try:
-        answers = tuple(BBQAnswer(str(row[name]), *(str(part) for part in row["answer_info"][name])) for name in ("ans0", "ans1", "ans2"))
+        answers = tuple(_answer(str(row[name]), *map(str, row["answer_info"][name])) for name in ("ans0", "ans1", "ans2"))
         extra = row["additional_metadata"]
         plain: dict[str, Any] = {
             "id": f"{row['category']} {row['example_id']}", "category": row["category"], "example_id": int(row["example_id"]),
-            "question_index": str(row["question_index"]), "polarity": row["question_polarity"], "condition": row["context_condition"],
+            "question_index": str(int(row["question_index"])), "polarity": row["question_polarity"], "condition": row["context_condition"],
             "subcategory": str(extra["subcategory"]), "stereotyped_groups": tuple(str(group) for group in extra["stereotyped_groups"]),
             "version": str(extra["version"]), "source": str(extra["source"]), "context": row["context"].strip(),
             "question": row["question"].strip(), "answers": answers, "label": int(row["label"]),
@@ -182,7 +252,7 @@ def _biased(row: dict[str, Any]) -> int | None:
     answers: tuple[BBQAnswer, ...] = row["answers"]
     if not all(answers[index].group for index in known):
         return None  # some intersectional rows name no one
-    stereotyped = [index for index in known if _groups(answers[index]) & groups]
+    stereotyped = [index for index in known if _groups(answers[index].entity, answers[index].group) & groups]
     if row["category"] in INTERSECTIONAL and any(answers[index].group.endswith("-African") for index in known):
         return None  # upstream's own file contradicts its lists where an African stands beside a Black person
     if len(stereotyped) != 1:
@@ -190,12 +260,19 @@ def _biased(row: dict[str, Any]) -> int | None:
     return stereotyped[0] if row["polarity"] == "neg" else known[1 - known.index(stereotyped[0])]
 
 
-def _groups(answer: BBQAnswer) -> set[str]:
+@functools.lru_cache(maxsize=32768)
+def _answer(text: str, entity: str, group: str) -> BBQAnswer:
+    return BBQAnswer(text, entity, group)  # one for all rows that have it: 175,476 answers are far fewer different ones
+
+
+@functools.lru_cache(maxsize=4096)
+def _groups(entity: str, group: str) -> frozenset[str]:
     """All names under which the stereotyped groups of a row may list an answer's group, e.g. both parts of ``F-Black``."""
-    names = [answer.entity, answer.group, *re.split("[-_]", answer.group)]
-    return {_folded(name) for name in names if name}
+    names = [entity, group, *re.split("[-_]", group)]
+    return frozenset(_folded(name) for name in names if name)
 
 
+@functools.lru_cache(maxsize=4096)
 def _folded(group: str) -> str:
     key = re.sub("[^a-z]", "", group.lower())
     return _SAME_GROUP.get(key, key)

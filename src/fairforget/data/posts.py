@@ -51,6 +51,8 @@ class HateCheckCase:
     """The group it is about; None where it is about none."""
     template: str
     """Id of the template it was written from: the cluster."""
+    reference: str | None = None
+    """Id of the case that it was made from, by another spelling, a negation, a quote; None where it was written on its own."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ def load_hatecheck(path: Path | None = None) -> list[HateCheckCase]:
         DataError: a column or every row is missing, or a label is not known.
     """
     path = path or fetch("hatecheck", "test_suite_cases.csv")
-    rows = read_rows(path, ["functionality", "case_id", "test_case", "label_gold", "target_ident", "templ_id"])
+    rows = read_rows(path, ["functionality", "case_id", "test_case", "label_gold", "target_ident", "templ_id", "ref_case_id"])
     return [
         HateCheckCase(
             id=row["case_id"], text=row["test_case"], functionality=row["functionality"], target=row["target_ident"] or None,
             template=row["templ_id"], hateful=_mapped(path, number, "label_gold", row, {"hateful": True, "non-hateful": False}.__getitem__),
+            reference=row["ref_case_id"].removesuffix(".0") or None,
         )
         for number, row in enumerate(rows)
     ]

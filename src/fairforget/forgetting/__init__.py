@@ -1,9 +1,9 @@
 """Forgetting: the ledger of audits, item by item, and every figure that is a function of it. Tables only; no torch."""
 
+from fairforget.data.lm_eval_logs import items_from_lm_eval
 from fairforget.forgetting.biased import BiasedForgetting, biased_forgetting
 from fairforget.forgetting.continuous import continuous_forgetting, kl_divergence
 from fairforget.forgetting.ledger import LEDGER_SCHEMA, Step, balance, build_ledger, summary
-from fairforget.forgetting.lm_eval_logs import items_from_lm_eval
 from fairforget.forgetting.order import EndState, OrderEffect, end_state, order_effect
 from fairforget.forgetting.selective import (
     CompletionChange,

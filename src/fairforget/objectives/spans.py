@@ -61,9 +61,9 @@ class SpanStream:
                 self.rows.append((ids if whole or model.family == "masked" else ids[: places[-1] + 1], places))
         self.left_out = len(texts) - len(self.rows)
         if not self.rows:
-            before = f" with {self.context} tokens before it" if self.context else ""
+            needed = f" with {self.context} tokens before it" if self.context else ""
             raise UsageError(
-                f"None of the {len(texts)} texts has a marked word{before} among its first {limit} tokens: use another finder or word list, "
+                f"None of the {len(texts)} texts has a marked word{needed} in its first {limit} tokens: use another finder or word list, "
                 "or texts that have some."
             )
 

@@ -43,6 +43,10 @@ METRIC_NAMES = {
     "gnc2_w_mean": "(G)NC2 of output rows: mean",
     "gnc2_w_std": "(G)NC2 of output rows: spread",
     "nc4": "NC4: nearest mean is best row",
+    "effect_size": "effect size d",
+    "mean_abs_effect_size": "mean |d|",
+    "mean_abs_t": "mean |t|",
+    "effect_r": "effect size r",
 }
 """What the page calls the metrics of this package; metrics of other packages go by their own name."""
 
@@ -106,7 +110,8 @@ class Comparison:
     def task_name(self) -> str:
         """Benchmark and task, without saying the benchmark twice."""
         task = self.task.removeprefix(f"{self.benchmark}-")
-        return self.benchmark if task in ("", self.benchmark) else f"{self.benchmark} · {task}"
+        own = ("", self.benchmark, self.benchmark.partition(":")[2])
+        return self.benchmark if task in own else f"{self.benchmark} · {task}"
 
     @property
     def measurements(self) -> list[Measurement]:

@@ -249,7 +249,7 @@ def _cost_row(record: RunRecord, overall: Sequence[Comparison]) -> Comparison | 
 def _task_table(rows: list[Comparison], figures: Figures) -> dict[str, Any]:
     # one axis holds one unit; perplexities per token and per word share a unit but no scale
     axes: dict[tuple[str, str], list[Comparison]] = {}
-    for row in rows:
+    for row in filter(_drawn, rows):
         axes.setdefault((row.unit, row.metric if row.unit == "ppl" else ""), []).append(row)
     drawn = [
         figure
@@ -261,8 +261,13 @@ def _task_table(rows: list[Comparison], figures: Figures) -> dict[str, Any]:
 
 def _group_table(rows: list[Comparison], figures: Figures) -> dict[str, Any]:
     name = f"{rows[0].task_name} · {rows[0].metric_name}"
-    drawn = figures.levels_and_differences(rows, [row.group for row in rows], f"{name} by group")
+    drawn = figures.levels_and_differences(rows, [row.group for row in rows], f"{name} by group") if _drawn(rows[0]) else []
     return _table(rows, name, drawn)
+
+
+def _drawn(row: Comparison) -> bool:
+    """Whether a figure goes into charts: one of a test of whole sets (a p value) has no better side and no interval to draw."""
+    return bool(row.better)
 
 
 def _table(rows: list[Comparison], name: str, drawn: list[dict[str, str]]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class CausalRunner:
         wanted = [(row, target) for row, segment in enumerate(segments) for target in segment.targets]
         if wanted:
             rows, offsets = [row for row, _ in wanted], [target.offset for _, target in wanted]
-            values = read_log_probabilities(
+            values, *best = read_log_probabilities(
                 self.model,
                 plain.hidden,
                 rows,
@@ -138,9 +138,13 @@ class CausalRunner:
                 biased=[
                     Biased(view.hidden, [offset + view.shifts[row] for row, offset in zip(rows, offsets, strict=True)]) for view in others
                 ],
+                best=any(target.best_place is not None for _, target in wanted),
             ).tolist()
             for (_, target), value in zip(wanted, values, strict=True):
                 results[target.request][target.place] = value
+            for (_, target), value in zip(wanted, *best, strict=True) if best else ():
+                if target.best_place is not None:
+                    results[target.request][target.best_place] = value
         advance(plain.size)
         past = tuple(view.keys for view in (plain, *others) if view.keys is not None)
         return past or None, [segments[row] for row in going_on]

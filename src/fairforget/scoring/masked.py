@@ -49,9 +49,13 @@ def run_masked_batch(
     biased = [
         _biased(model, [tokens for tokens, _ in inputs], prefix, rows, positions, counts) for prefix in (edit.prefixes if edit else ())
     ]
-    values = read_log_probabilities(model, hidden, rows, positions, targets, edit=edit, biased=biased)
-    for (_, _, _, index, place), value in zip(wanted, values.tolist(), strict=True):
+    asks_best = any(requests[index].best for _, indices in inputs for index in indices)
+    values, *best = read_log_probabilities(model, hidden, rows, positions, targets, edit=edit, biased=biased, best=asks_best).tolist()
+    for (_, _, _, index, place), value in zip(wanted, values, strict=True):
         results[index][place] = value
+    for (_, _, _, index, place), value in zip(wanted, *best, strict=True) if best else ():
+        if requests[index].best:
+            results[index][len(requests[index].positions) + place] = value
     size = int(mask.sum())
     counts.tokens += size
     counts.padded += ids.numel()

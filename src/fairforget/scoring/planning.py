@@ -86,6 +86,7 @@ def read_log_probabilities(
     *,
     edit: SelfDebiasEdit | None = None,
     biased: Sequence[Biased] = (),
+    best: bool = False,
 ) -> Tensor:
     """Log-probability of a target at each (row, column) of hidden states, with the head applied at distinct places only and in slices.
 
@@ -97,9 +98,11 @@ def read_log_probabilities(
         targets: token id of each wanted value.
         edit: the Self-Debias edit on the model, if any.
         biased: the texts after each of its prefixes, in their order.
+        best: also give the most likely token's log-probability; it equals the target's, to the bit, where that token is the target.
 
     Returns:
-        float64 (number of values,) on the processor; the log-sum-exp is taken in float32.
+        float64 (1, number of values) on the processor, or (2, number of values) with the most likely token's in the second row; the
+        log-sum-exp is taken in float32.
     """
     flat = _flat(hidden, rows, columns)
     places, inverse = torch.unique(flat, return_inverse=True)
@@ -110,16 +113,18 @@ def read_log_probabilities(
         same[inverse] = _flat(view.hidden, rows, view.columns)
         others.append(_states(view.hidden, same))
     wanted = torch.as_tensor(targets, dtype=torch.long)
-    result = torch.empty(len(wanted), dtype=torch.float64)
+    result = torch.empty((1 + best, len(wanted)), dtype=torch.float64)
     step = max(1, HEAD_FLOATS // ((1 + len(others)) * model.hf.config.get_text_config().vocab_size))
     for start in range(0, len(places), step):
         logits = model.head(states[start : start + step]).float()
         if edit is not None:
             logits = edit.debiased(logits, [model.head(other[start : start + step]).float() for other in others])
         chosen = (inverse >= start) & (inverse < start + step)
-        values = logits[(inverse[chosen] - start).to(logits.device), wanted[chosen].to(logits.device)]
-        normaliser = _log_sum_exp(logits)[(inverse[chosen] - start).to(logits.device)]
-        result[chosen] = (values - normaliser).double().cpu()
+        own = (inverse[chosen] - start).to(logits.device)
+        normaliser = _log_sum_exp(logits)[own]
+        result[0, chosen] = (logits[own, wanted[chosen].to(logits.device)] - normaliser).double().cpu()
+        if best:
+            result[1, chosen] = (logits.amax(dim=-1)[own] - normaliser).double().cpu()
     return result
 
 

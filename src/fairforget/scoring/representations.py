@@ -20,7 +20,8 @@ from fairforget.scoring.scorer import CPU_BUDGET, CPU_FORWARD_COST, GPU_BUDGET, 
 
 
 def sentence_vectors(
-    model: Model, texts: Sequence[str], *, layer: Layer = "final", max_length: int = 128, description: str = "sentence vectors"
+    model: Model, texts: Sequence[str], *, layer: Layer = "final", max_length: int = 128, prefix: bool = True,
+    description: str = "sentence vectors",
 ) -> NDArray[np.float32]:
     """Mean hidden state of each text, in the model's present state.
 
@@ -32,6 +33,7 @@ def sentence_vectors(
         texts: at least one token each.
         layer: whose states; see :data:`fairforget.models.hidden_sites.Layer`.
         max_length: longer texts are cut on the right, to so many tokens with special ones.
+        prefix: a causal model reads its prefix token before the text; without it the first token has nothing before it.
         description: what the progress display says.
 
     Returns:
@@ -42,8 +44,9 @@ def sentence_vectors(
     """
     if active_self_debias(model) is not None:
         raise UsageError("Self-Debias leaves hidden states as they are, so nothing that is read from them can show it.")
-    rows = [_ids(model, text, min(max_length, model.max_length)) for text in texts]
-    skipped = len(model.prefix) if model.family == "causal" else 0
+    before = model.prefix if prefix and model.family == "causal" else ()
+    rows = [_ids(model, text, before, min(max_length, model.max_length)) for text in texts]
+    skipped = len(before)
     if any(len(row) <= skipped for row in rows):
         raise UsageError("A text without a single token has no hidden state: leave out empty texts.")
     on_cpu = model.device.type == "cpu"
@@ -75,8 +78,8 @@ def sentence_vectors(
     return found
 
 
-def _ids(model: Model, text: str, limit: int) -> list[int]:
+def _ids(model: Model, text: str, before: tuple[int, ...], limit: int) -> list[int]:
     ids = model.sequence_ids(text)
     if model.family == "causal":
-        return [*model.prefix, *ids][:limit]
+        return [*before, *ids][:limit]
     return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]

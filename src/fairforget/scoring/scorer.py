@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from fairforget.models.model import Model
 from fairforget.progress import Advance, task
 from fairforget.scoring.causal import CausalRunner, Counts
 from fairforget.scoring.masked import run_masked_batch
+from fairforget.scoring.memory import ran_out_of_memory
 from fairforget.scoring.planning import batches_by_length
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
 from fairforget.scoring.store import ScoreStore
@@ -65,6 +67,7 @@ class Scorer:
 
         Returns:
             For each request a float64 array: per continuation token, or per masked position. A first token without any context is ``nan``.
+            With `best`, the most likely token's follow.
 
         Raises:
             UsageError: a request of the wrong family, or longer than the model's positions.
@@ -137,7 +140,7 @@ class Scorer:
         """The request with its context cut on the left to fit the model's positions."""
         assert isinstance(request, ContinuationRequest)
         room = self._room + 1 - len(request.continuation)
-        return request if len(request.context) <= room else ContinuationRequest(request.context[-room:], request.continuation)
+        return request if len(request.context) <= room else replace(request, context=request.context[-room:])
 
     def _compute_causal(
         self,
@@ -192,12 +195,9 @@ class Scorer:
         """Run a batch; when memory runs out, halve it and the budget and go on."""
         try:
             run(batch, advance)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            words = str(error).lower()
-            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in words and "can't allocate" not in words:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
                 raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
             if len(batch) == 1 and self.budget <= 1:
                 raise FairforgetError(
                     "There is not enough memory to score even one text: close other programs or use a smaller model or dtype."
@@ -219,5 +219,4 @@ def _answerable(request: Request) -> bool:
 
 
 def _empty(request: Request) -> NDArray[np.float64]:
-    size = len(request.continuation) if isinstance(request, ContinuationRequest) else len(request.positions)
-    return np.full(size, np.nan)
+    return np.full(request.size, np.nan)

@@ -14,12 +14,16 @@ DEEPEST = 100
 
 
 class Target(NamedTuple):
-    """One log-probability to read: after the token at `offset` of a segment, of token `token`, for place `place` of request `request`."""
+    """One log-probability to read: after the token at `offset` of a segment, of token `token`, for place `place` of request `request`.
+
+    The most likely token's goes to place `best_place`, where there is one.
+    """
 
     offset: int
     token: int
     request: int
     place: int
+    best_place: int | None = None
 
 
 @dataclass
@@ -137,4 +141,5 @@ def _place_targets(root: Segment, requests: Sequence[ContinuationRequest]) -> No
                 if position < 0:
                     continue
                 segment = next(part for part in reversed(line) if part.depth <= position)
-                segment.targets.append(Target(position - segment.depth, token, index, place))
+                best_place = len(request.continuation) + place if request.best else None
+                segment.targets.append(Target(position - segment.depth, token, index, place, best_place))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,10 @@ from fairforget.models.model import Model
 from fairforget.report import write_report
 from fairforget.scoring import Request, Scorer
 from fairforget.tables import write_table
+from fairforget.workflows.estimate import estimate
 from fairforget.workflows.recipe import BenchmarkChoice
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts
+from fairforget.workflows.suites import expand_suites, names_a_suite
 from fairforget.workflows.verdict import audit_verdict
 
 
@@ -38,14 +40,20 @@ class Audit:
     folder: Path | None = None
 
 
-def resolve_choices(choices: Sequence[BenchmarkChoice | str]) -> list[Benchmark]:
-    """Make benchmarks from names or recipe entries.
+def resolve_choices(choices: Sequence[BenchmarkChoice | str], family: str | None = None) -> list[Benchmark]:
+    """Make benchmarks from names or recipe entries, suites among them.
+
+    Args:
+        choices: names or recipe entries.
+        family: of the model, which suites depend on; None stands for both, to check names before a model is loaded.
 
     Raises:
         UsageError: an unknown name, preset or setting, or one named twice.
+        DataError: a file that describes a benchmark is missing.
     """
     from fairforget.benchmarks import resolve
 
+    choices = expand_suites(choices, family)
     if all(isinstance(choice, str) or not choice.settings for choice in choices):
         return resolve_all([choice if isinstance(choice, str) else choice.name for choice in choices])
     benchmarks = [
@@ -75,7 +83,7 @@ def measure(model: Model, benchmarks: Sequence[Benchmark], part: str, descriptio
         description: what the progress display says.
         store: take scores from, and keep them in, the score store.
     """
-    items = [benchmark.items(model.family, part) for benchmark in benchmarks]
+    items = [benchmark.measured_items(model.family, part) for benchmark in benchmarks]
     for benchmark, found in zip(benchmarks, items, strict=True):
         if not found:
             raise FairforgetError(f"The benchmark {benchmark.name} has no items in its {part} part.")
@@ -134,24 +142,29 @@ def audit(
     out: Path | str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Audit:
     """Measure one model.
 
     Args:
         model: from :func:`fairforget.load`, with edits attached or not.
-        benchmarks: names, e.g. ``["crows-pairs", "stereoset"]``.
+        benchmarks: names, e.g. ``["crows-pairs", "stereoset"]``, or a suite, e.g. ``["quick"]``.
         part: ``test`` (reported), ``select``, or ``all`` for parity with figures published on the whole set.
         out: folder for tables and page; nothing is written when None.
         resamples: bootstrap resamples.
         seed: of the resamples.
+        say: told what a suite will take.
 
     Raises:
         UsageError: an unknown benchmark, or one that cannot score this family.
         DataError: benchmark data that are missing or damaged.
     """
-    chosen = resolve_choices(list(benchmarks))
+    chosen = resolve_choices(list(benchmarks), model.family)
     for benchmark in chosen:
         benchmark.check(model)
+    if names_a_suite(list(benchmarks)):
+        found = estimate(model, chosen, (part,), seed)
+        say(found.sentence(found.part(part)))
     if out is None:
         tables = measure(model, chosen, part, f"scoring {model.name}")
         return Audit(pl.concat(tables), evaluate_all(chosen, tables, resamples=resamples, seed=seed))

@@ -17,6 +17,7 @@ ROOMS = {
     "models": "built-in models, converted once",
     "data": "datasets, downloaded or unpacked once",
     "scores": "log-probabilities, so that nothing is paid for twice",
+    "fine-tuned": "what fine-tuned copies said of held-out rows, and checkpoints of those under way",
 }
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 STALE_SECONDS = 86_400

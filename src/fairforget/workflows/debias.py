@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from fairforget.benchmarks import Benchmark
-from fairforget.benchmarks._targets import parse_target, perplexity_ratio, target_change, target_value
+from fairforget.benchmarks._targets import perplexity_ratio, target_change, target_value
 from fairforget.data.overlap import find_overlap
 from fairforget.data.swaps import swap_gender
 from fairforget.data.training import TrainingSource, TrainingText, training_source
@@ -26,12 +26,15 @@ from fairforget.report import model_card, write_report
 from fairforget.report.page import PAGE_NAME
 from fairforget.scoring import Request, Scorer
 from fairforget.tables import read_table, write_table
-from fairforget.workflows.audit import evaluate_all, measure, resolve_choices
+from fairforget.workflows.audit import evaluate_all, measure
 from fairforget.workflows.base_audit import BaseAudit
+from fairforget.workflows.estimate import estimate, run_tokens
 from fairforget.workflows.guard import SelectGuard
-from fairforget.workflows.recipe import BenchmarkChoice, Recipe, recipe_yaml
+from fairforget.workflows.plan import Plan, prepare
+from fairforget.workflows.recipe import Recipe, recipe_yaml
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
 from fairforget.workflows.strength import StrengthSearch, given_strength, search_strength
+from fairforget.workflows.suites import names_a_suite
 from fairforget.workflows.verdict import Evidence, Verdict, debias_verdict
 
 PROBES = 32
@@ -66,17 +69,6 @@ class DebiasResult:
     metrics: pl.DataFrame
     curve: pl.DataFrame
     verdict: Verdict
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A recipe made ready: benchmarks, and which of them steer."""
-
-    benchmarks: list[Benchmark]
-    target: Benchmark
-    metric: str
-    cost: Benchmark | None
-    target_text: str
 
 
 def debias(
@@ -145,8 +137,14 @@ def _run(
         say(f"Loading {recipe.model.ref}.")
         model = load(recipe.model.ref, **recipe.model.arguments())
     method.check(model)
+    if names_a_suite(recipe.benchmarks):
+        plan = prepare(recipe, model.family)
     for benchmark in plan.benchmarks:
         benchmark.check(model)
+    if names_a_suite(recipe.benchmarks):
+        found = estimate(model, plan.benchmarks, ("select", "test"), recipe.seed)
+        cost = plan.cost.name if plan.cost else None
+        say(found.sentence(run_tokens(found, plan.target.name, cost, recipe.search.points, recipe.search.bisections)))
     warnings = [*model.notes, *refuse_overlap(data, plan.benchmarks, model.family)]
     for warning in warnings:
         say(f"Note: {warning}")
@@ -215,33 +213,6 @@ def _card_place(folder: RunFolder) -> Path:
     return folder.model if folder.model.is_dir() else folder.edit
 
 
-def prepare(recipe: Recipe) -> _Plan:
-    """Make the benchmarks of a recipe and find which ones are target and cost; a budget on perplexity adds that benchmark where it lacks.
-
-    Raises:
-        UsageError: unknown names, or a target that is not among the benchmarks.
-    """
-    choices = list(recipe.benchmarks)
-    if "perplexity" in recipe.budget and not any(choice.name.partition(":")[0] == "perplexity" for choice in choices):
-        own = all(choice.name.partition(":")[0] == "starter" for choice in choices)
-        choices.append(BenchmarkChoice(name="perplexity:starter" if own else "perplexity"))
-    benchmarks = resolve_choices(choices)
-    by_name = {benchmark.name: benchmark for benchmark in benchmarks}
-    steering = [benchmark for benchmark in benchmarks if benchmark.name != "perplexity" and not benchmark.report_only]
-    if recipe.target is None:
-        if not steering:
-            raise UsageError("No bias benchmark is named that could be the target: add one to --benchmarks, e.g. starter or crows-pairs.")
-        name, metric = steering[0].name, "margin"
-    else:
-        name, metric = parse_target(recipe.target)
-    if name not in by_name:
-        raise UsageError(f"The target {recipe.target} is not among the benchmarks ({', '.join(by_name)}): add {name} to --benchmarks.")
-    if by_name[name] not in steering:
-        raise UsageError(f"{name} cannot be a target: it is a measure of ability or set-level; choose a bias benchmark.")
-    cost = by_name.get("perplexity") if "perplexity" in recipe.budget else None
-    return _Plan(benchmarks, by_name[name], metric, cost, f"{name}:{metric}")
-
-
 def refuse_overlap(
     data: TrainingSource | Sequence[TrainingText] | Sequence[str], benchmarks: Sequence[Benchmark], family: str
 ) -> list[str]:
@@ -299,7 +270,7 @@ def _fitted(method: Any, model: Model, data: Any, recipe: Recipe, folder: RunFol
     return edit
 
 
-def _guard(plan: _Plan, recipe: Recipe, method: Any, select: Sequence[pl.DataFrame]) -> SelectGuard | None:
+def _guard(plan: Plan, recipe: Recipe, method: Any, select: Sequence[pl.DataFrame]) -> SelectGuard | None:
     """What watches the training, or None where the method is not to be watched or there is nothing to watch."""
     at_base = dict(zip((benchmark.name for benchmark in plan.benchmarks), select, strict=True))
     cost = (plan.cost, at_base[plan.cost.name]) if plan.cost else None
@@ -307,7 +278,7 @@ def _guard(plan: _Plan, recipe: Recipe, method: Any, select: Sequence[pl.DataFra
     return guard if method.guarded and guard.watches else None
 
 
-def _search(model: Model, edit: Edit, plan: _Plan, recipe: Recipe, select: Sequence[pl.DataFrame]) -> StrengthSearch:
+def _search(model: Model, edit: Edit, plan: Plan, recipe: Recipe, select: Sequence[pl.DataFrame]) -> StrengthSearch:
     at_base = dict(zip((benchmark.name for benchmark in plan.benchmarks), select, strict=True))
     held: dict[tuple[float, str], pl.DataFrame] = {}
 
@@ -328,7 +299,7 @@ def _search(model: Model, edit: Edit, plan: _Plan, recipe: Recipe, select: Seque
 
 
 def _evidence(
-    plan: _Plan, recipe: Recipe, found: StrengthSearch, before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]
+    plan: Plan, recipe: Recipe, found: StrengthSearch, before: Sequence[pl.DataFrame], after: Sequence[pl.DataFrame]
 ) -> Evidence:
     place = plan.benchmarks.index(plan.target)
     options = {"resamples": recipe.resamples, "seed": recipe.seed}
@@ -352,7 +323,7 @@ def _evidence(
 
 
 def _record(
-    recipe: Recipe, plan: _Plan, method: Any, model: Model, edit: Edit, found: StrengthSearch, before: Sequence[pl.DataFrame],
+    recipe: Recipe, plan: Plan, method: Any, model: Model, edit: Edit, found: StrengthSearch, before: Sequence[pl.DataFrame],
     data: Any, warnings: list[str],
 ) -> dict[str, Any]:
     provenance: dict[str, Any] = dict(edit.record.provenance)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import sys
-import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from fairforget.benchmarks import Benchmark
 from fairforget.data.training import training_source
 from fairforget.edits.sites import find_sites, linear_axes, stored_transposed
 from fairforget.errors import FairforgetError
@@ -22,16 +16,13 @@ from fairforget.files import cache_folder
 from fairforget.methods._tuning import lora_targets
 from fairforget.models import Model
 from fairforget.report.number_words import duration
-from fairforget.scoring import ContinuationRequest, MaskedRequest, Request, Scorer
-from fairforget.scoring.trie import build_trie
 from fairforget.training.trainer import choose_precision
-from fairforget.workflows.debias import prepare
+from fairforget.workflows.estimate import estimate, gigabytes, peak, run_tokens
+from fairforget.workflows.plan import prepare
 from fairforget.workflows.recipe import Recipe
 from fairforget.workflows.run_folder import versions
 from fairforget.workflows.tokenizer_traps import Fact, tokenizer_facts
 
-MEASURED_SECONDS, MEASURED_TOKENS, LONGEST_SECONDS = 1.0, 1000, 20.0
-"""The speed of scoring is read off a sample that took so long and held so many tokens, or was too long already."""
 TRAINING_FACTOR = 3.0
 """A training step in forwards: one forward, and a backward that costs two (Kaplan et al. 2020, section 2.1)."""
 ACTIVATION_BYTES = 34
@@ -60,7 +51,7 @@ def _model(model: Model) -> list[Fact]:
     conv = any(stored_transposed(site) for site in find_sites(model.hf).values())
     facts = [
         Fact(section, "class", f"{type(model.hf).__name__} ({model.family})"),
-        Fact(section, "weights", f"{model.parameter_count / 1e6:.1f} M parameters, {_gigabytes(_bytes(model))} in {dtype}"),
+        Fact(section, "weights", f"{model.parameter_count / 1e6:.1f} M parameters, {gigabytes(_bytes(model))} in {dtype}"),
         Fact(section, "device", f"{model.device}, attention {model.attention_kernel}"),
         Fact(
             section, "head", "tied to the input embeddings" if model.tied_head else "a tensor of its own",
@@ -117,21 +108,20 @@ def _lora_parameters(model: Model, chosen: str | list[str], rank: int) -> int:
 def _work(model: Model, recipe: Recipe) -> list[Fact]:
     """Tokens, time and memory of a run; times are of scoring and training alone."""
     section = "A run"
-    plan = prepare(recipe)
+    plan = prepare(recipe, model.family)
     for benchmark in plan.benchmarks:
         benchmark.check(model)
-    tokens = {(benchmark.name, part): _requests(model, benchmark, part) for benchmark in plan.benchmarks for part in ("select", "test")}
-    counted = {key: _tokens(model, requests) for key, requests in tokens.items()}
-    speed = _speed(model, [request for requests in tokens.values() for request in requests], recipe.seed)
-    select, test = (sum(count for (_, part), count in counted.items() if part == wanted) for wanted in ("select", "test"))
-    search = (recipe.search.points - 1) * counted[(plan.target.name, "select")]
-    if plan.cost is not None:
-        search += (1 + recipe.search.bisections + recipe.search.points - 2) * counted[(plan.cost.name, "select")]
+    found = estimate(model, plan.benchmarks, ("select", "test"), recipe.seed)
+    speed = found.speed
     facts = [
-        Fact(section, f"{name}, {part} part", f"{count:,} tokens, {duration(count / speed)}") for (name, part), count in counted.items()
+        Fact(section, f"{name}, {part} part", f"{count:,} tokens, {duration(count / speed)}")
+        for (name, part), count in found.tokens.items() if name not in found.uncounted
     ]
+    if found.uncounted:
+        facts.append(Fact(section, "not estimated", f"{', '.join(found.uncounted)}: texts are made as they go"))
     training, words = _training_tokens(model, recipe)
-    scoring = (select + 2 * test + search) / speed
+    cost = plan.cost.name if plan.cost else None
+    scoring = run_tokens(found, plan.target.name, cost, recipe.search.points, recipe.search.bisections) / speed
     fitting = TRAINING_FACTOR * training / speed
     facts += [
         Fact(section, "scoring speed", f"{speed:,.0f} tokens/s, measured"),
@@ -140,34 +130,6 @@ def _work(model: Model, recipe: Recipe) -> list[Fact]:
         Fact(section, "whole run, about", duration(scoring + fitting)),
     ]
     return facts + _memory(model, recipe)
-
-
-def _requests(model: Model, benchmark: Benchmark, part: str) -> list[Request]:
-    return [request for requests in benchmark.requests(benchmark.measured_items(model.family, part), model) for request in requests]
-
-
-def _tokens(model: Model, requests: Sequence[Request]) -> int:
-    """Tokens that run through the model for requests: distinct inputs once, shared prefixes once."""
-    causal = [request for request in requests if isinstance(request, ContinuationRequest)]
-    if causal:
-        return sum(root.subtree_tokens() for root in build_trie(list(dict.fromkeys(causal)), share=model.shares_prefixes))
-    return sum(len(ids) for ids in {request.ids for request in requests if isinstance(request, MaskedRequest)})
-
-
-def _speed(model: Model, requests: Sequence[Request], seed: int) -> float:
-    """Tokens per second of scoring, on growing samples until one has taken long enough to be trusted."""
-    order = np.random.default_rng(seed).permutation(len(requests))
-    size = 8
-    Scorer(model, store=False).score([requests[index] for index in order[:2]])  # the first forward pays for allocations and kernels
-    while True:
-        scorer = Scorer(model, store=False)
-        start = time.perf_counter()
-        scorer.score([requests[index] for index in order[:size]])
-        seconds = time.perf_counter() - start
-        enough = seconds > MEASURED_SECONDS and scorer.counts.tokens >= MEASURED_TOKENS
-        if enough or seconds > LONGEST_SECONDS or size >= len(requests):
-            return max(scorer.counts.tokens / max(seconds, 1e-9), 1e-9)
-        size *= 4
 
 
 def _training_tokens(model: Model, recipe: Recipe) -> tuple[int, str]:
@@ -200,22 +162,16 @@ def _memory(model: Model, recipe: Recipe) -> list[Fact]:
     full = weights + activations + 4 * 4 * model.parameter_count  # gradients, two moments of Adam, and the base that is kept
     tuning = settings.get("tuning")
     facts = [
-        Fact(section, "memory of scoring", f"{_gigabytes(_peak(model))}, the peak so far"),
-        Fact(section, "memory of fitting", f"about {_gigabytes(full if tuning == 'full' else low_rank)} with these settings"),
+        Fact(section, "memory of scoring", f"{gigabytes(peak(model))}, the peak so far"),
+        Fact(section, "memory of fitting", f"about {gigabytes(full if tuning == 'full' else low_rank)} with these settings"),
     ]
     if tuning != "full":
-        facts.append(Fact(section, "memory of full tuning", f"about {_gigabytes(full)}"))
-    return [*facts, Fact(section, "disk", f"about {_gigabytes(weights)} for the edited model")]
+        facts.append(Fact(section, "memory of full tuning", f"about {gigabytes(full)}"))
+    return [*facts, Fact(section, "disk", f"about {gigabytes(weights)} for the edited model")]
 
 
 def _bytes(model: Model) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.hf.parameters())
-
-
-def _peak(model: Model) -> float:
-    if model.device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(model.device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _machine(model: Model, folder: Path) -> list[Fact]:
@@ -223,15 +179,15 @@ def _machine(model: Model, folder: Path) -> list[Fact]:
     facts = [Fact(section, "processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch")]
     free = _free_memory()
     if free is not None:
-        facts.append(Fact(section, "free memory", _gigabytes(free)))
+        facts.append(Fact(section, "free memory", gigabytes(free)))
     if model.device.type == "cuda":
         left, whole = torch.cuda.mem_get_info(model.device)
         card = torch.cuda.get_device_name(model.device)
-        facts.append(Fact(section, "free memory of the card", f"{_gigabytes(left)} of {_gigabytes(whole)} ({card})"))
+        facts.append(Fact(section, "free memory of the card", f"{gigabytes(left)} of {gigabytes(whole)} ({card})"))
     for name, place in (("free disk here", folder), ("free disk of the cache", cache_folder())):
         left = shutil.disk_usage(place).free
         trap = "too little for the edited model" if left < 2 * _bytes(model) else ""
-        facts.append(Fact(section, name, f"{_gigabytes(left)} ({place})", trap))
+        facts.append(Fact(section, name, f"{gigabytes(left)} ({place})", trap))
     return facts + [Fact("Versions", name, version) for name, version in versions().items()]
 
 
@@ -242,7 +198,3 @@ def _free_memory() -> float | None:
         return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, set_seed
 
 from fairforget.edits import Edit
 from fairforget.edits.self_debias import active_self_debias
-from fairforget.edits.self_debias_processor import SelfDebiasProcessor
 from fairforget.errors import UsageError
 from fairforget.models import Model
+from fairforget.scoring.generation import Decoding, Generator
 from fairforget.scoring.masked import position_logits
 
 MASK = "[MASK]"
@@ -60,20 +59,19 @@ def generate(
         max_new_tokens: length of a continuation.
         temperature: 0 takes the likeliest token; above 0 tokens are drawn, with the same random numbers for base and edited.
         fills: for a masked model, how many fills of a gap.
-        seed: of the drawing; each prompt starts from it.
+        seed: of the drawing; it and the prompt give each continuation random numbers of its own.
 
     Raises:
         UsageError: no prompt, one without a gap for a masked model, one that is too long, or a negative temperature.
     """
     if not prompts:
         raise UsageError("Give at least one --prompt.")
-    if temperature < 0:
-        raise UsageError(f"The temperature must be 0 (greedy) or above, not {temperature:g}.")
+    decoding = Decoding(max_new_tokens, temperature, seed=seed)
 
     def run() -> list[Output]:
         if model.family == "masked":
             return [_fills(model, prompt, fills) for prompt in prompts]
-        return [_continuation(model, prompt, max_new_tokens, temperature, seed) for prompt in prompts]
+        return [*_continuations(model, prompts, decoding)]
 
     base = run()
     if edit is None:
@@ -83,36 +81,14 @@ def generate(
     return [Generation(prompt, first, second) for prompt, first, second in zip(prompts, base, edited, strict=True)]
 
 
-def _continuation(model: Model, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
-    ids = [*model.prefix, *model.token_ids(prompt)]
-    if not ids:
-        raise UsageError("An empty prompt needs a prefix token to start from: write a prompt, or choose another --prefix.")
-    edit = active_self_debias(model)
-    room = model.max_length - (edit.longest if edit else 0)
-    if len(ids) + max_new_tokens > room:
-        raise UsageError(
-            f"The prompt of {len(ids)} tokens and {max_new_tokens} new ones are more than the {room} positions "
-            f"{'that the biasing prefix leaves' if edit else 'of ' + model.name}: shorten the prompt or --max-new-tokens."
-        )
-    inputs = torch.tensor([ids], device=model.device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, pad_token_id=model.pad_id, eos_token_id=_ends(model), **sampling  # type: ignore[arg-type]
-    )
-    set_seed(seed)
-    processors = LogitsProcessorList([SelfDebiasProcessor(model, edit)] if edit else [])
-    with torch.inference_mode():
-        output = model.hf.generate(  # type: ignore[operator]
-            inputs, attention_mask=torch.ones_like(inputs), generation_config=config, logits_processor=processors
-        )
-    return model.tokenizer.decode(output[0, len(ids) :].tolist(), skip_special_tokens=True)  # type: ignore[return-value]
-
-
-def _ends(model: Model) -> list[int] | None:
-    own = getattr(model.hf.generation_config, "eos_token_id", None)
-    ends = own if isinstance(own, list) else [own]
-    ends = [int(end) for end in (*ends, model.tokenizer.eos_token_id) if isinstance(end, int)]
-    return sorted(set(ends)) or None
+def _continuations(model: Model, prompts: Sequence[str], decoding: Decoding) -> list[str]:
+    ids = [[*model.prefix, *model.token_ids(prompt)] for prompt in prompts]
+    answers = [answer for (answer,) in Generator(model, decoding, store=False).generate(ids)]
+    for prompt_ids, answer in zip(ids, answers, strict=True):
+        if answer.skipped is not None:
+            remedy = "shorten the prompt or --max-new-tokens" if prompt_ids else "write a prompt, or choose another --prefix"
+            raise UsageError(f"{model.name}: {answer.skipped}: {remedy}.")
+    return [answer.text for answer in answers]
 
 
 def _fills(model: Model, prompt: str, count: int) -> tuple[tuple[Fill, ...], ...]:

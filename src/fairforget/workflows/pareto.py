@@ -19,7 +19,7 @@ from fairforget.models import Model
 from fairforget.settings import Settings
 from fairforget.tables import write_table
 from fairforget.workflows.audit import measure
-from fairforget.workflows.debias import prepare
+from fairforget.workflows.plan import prepare
 from fairforget.workflows.recipe import parse_recipe
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts
 from fairforget.workflows.strength import COLLAPSE_RATIO, is_reversed
@@ -189,7 +189,7 @@ def search_edits(
         {"benchmarks": benchmarks, "target": target, "budget": {} if budget == "none" else budget, "resamples": resamples, "seed": seed},
         "options",
     )
-    plan = prepare(recipe)
+    plan = prepare(recipe, model.family)
     cost = plan.cost
     if cost is None:
         raise UsageError("A search over two dials weighs bias against perplexity: give a budget, e.g. --budget perplexity=2%.")

@@ -20,7 +20,7 @@ from fairforget.models import Model, load
 from fairforget.scoring import Scorer
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.audit import measure
-from fairforget.workflows.debias import prepare
+from fairforget.workflows.plan import prepare
 from fairforget.workflows.recipe import Recipe, parse_recipe, read_recipe
 from fairforget.workflows.run_folder import RunFolder, git_state, read_json, versions
 from fairforget.workflows.stress_items import reworded, rewording_of
@@ -91,7 +91,7 @@ def stress(
     _check(relearn_steps, quantise)
     values, lines = read_recipe(folder.recipe)
     recipe = parse_recipe(values, str(folder.recipe), lines)
-    plan = prepare(recipe)
+    plan = prepare(recipe, str(record["model"]["family"]))
     other_words = _other_words(plan.target, paraphrase, paraphrases)
     place = folder.path / "stress"
     with folder_lock(place):

@@ -18,7 +18,8 @@ from fairforget.errors import FairforgetError, UsageError
 from fairforget.files import write_json
 from fairforget.models import load
 from fairforget.workflows.base_audit import read_base_audit, settings_of, write_base_audit
-from fairforget.workflows.debias import debias, prepare
+from fairforget.workflows.debias import debias
+from fairforget.workflows.plan import prepare
 from fairforget.workflows.recipe import Recipe, parse_recipe, read_recipe
 from fairforget.workflows.run_folder import RunFolder, read_json
 from fairforget.workflows.study_recipe import Cell

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fairforget.errors import UsageError, nearest_names
 from fairforget.settings import Settings, explain_validation
-from fairforget.workflows.debias import prepare
+from fairforget.workflows.plan import prepare
 from fairforget.workflows.recipe import SHORT_FORMS, Recipe, parse_recipe, read_recipe
+from fairforget.workflows.suites import refuse_suites
 
 SEED, STRENGTH, REASON = "seed", "strength", "reason"
 SEARCH: Literal["search"] = "search"
@@ -184,6 +185,7 @@ def _cell(study: StudyRecipe, chosen: Mapping[str, Variant], seed: int, strength
     place = f"{where}, cell {name}"
     recipe = parse_recipe(values, place)
     try:
+        refuse_suites(recipe.benchmarks, "A study")
         prepare(recipe)
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error

@@ -12,7 +12,7 @@ from fairforget.benchmarks import Benchmark
 from fairforget.files import atomic_path, write_text
 from fairforget.report import number_words
 from fairforget.tables import read_table, write_table
-from fairforget.workflows.debias import prepare
+from fairforget.workflows.plan import prepare
 from fairforget.workflows.recipe import Recipe
 from fairforget.workflows.run_folder import RunFolder, read_json
 from fairforget.workflows.study_jobs import StudyFolder, facts_of, failure_sentence, finished
