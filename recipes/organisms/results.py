@@ -32,6 +32,7 @@ def main() -> None:
     rows = [
         row
         for study in sorted(arguments.studies.glob("*-*"))
+        if (study / "tables" / "study.parquet").exists()
         for row in study_rows(study, arguments.organisms / study.name)
     ]
     if not rows:

@@ -49,9 +49,13 @@ class _LineProgress:
 
 @contextlib.contextmanager
 def display(quiet: bool = False) -> Generator[None]:
-    """Draw progress while the block runs: bars on a terminal, lines elsewhere, nothing when `quiet`."""
+    """Draw progress while the block runs: bars on a terminal, lines elsewhere, nothing when `quiet`, inside another display too."""
     if quiet:
-        yield
+        token = _active.set(None)
+        try:
+            yield
+        finally:
+            _active.reset(token)
         return
     if not sys.stderr.isatty():
         token = _active.set(_LineProgress())

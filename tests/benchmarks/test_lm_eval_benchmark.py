@@ -193,7 +193,8 @@ def test_our_choices_as_a_task_have_our_figures(tasks: Path) -> None:
 
 
 def test_what_lm_eval_cannot_carry_is_refused() -> None:
-    for name, words in (("starter:mean", "protocol 'mean'"), ("perplexity:starter", "not scored as pairs or choices"), ("starter:changed", "protocol 'changed'")):
+    refused = {"starter:mean": "protocol 'mean'", "perplexity:starter": "not scored as pairs or choices", "starter:changed": "'changed'"}
+    for name, words in refused.items():
         with pytest.raises(UsageError, match=words):
             as_lm_eval_task(name)
 

@@ -44,7 +44,7 @@ def load_tasks(name: str, include_path: str | None) -> dict[str, Any]:
     if include_path is not None and not Path(include_path).expanduser().is_dir():
         raise UsageError(f"lm-eval:{name}: there is no folder {include_path}: include_path is one of task YAML files.")
     folder = None if include_path is None else str(Path(include_path).expanduser())
-    with _quiet():
+    with quiet():
         manager = None if folder is None else tasks.TaskManager(include_path=folder, include_defaults=False)
         if manager is None or name not in manager.all_tasks:
             manager = tasks.TaskManager(include_path=folder)
@@ -63,7 +63,7 @@ def load_tasks(name: str, include_path: str | None) -> dict[str, Any]:
 
 def documents(task: Any) -> list[dict[str, Any]]:
     """The documents that a task is measured on, in its order."""
-    with _quiet():
+    with quiet():
         return list(task.eval_docs)
 
 
@@ -108,7 +108,7 @@ def run_tasks(
         FairforgetError: the harness failed.
     """
     evaluator, huggingface = harness("evaluator"), harness("models.huggingface")
-    with _quiet():
+    with quiet():
         # The harness gives its tokenizer a padding token, so it has one of its own.
         peer = huggingface.HFLM(
             pretrained=model.hf, tokenizer=copy.deepcopy(model.tokenizer), device=str(model.device), batch_size=batch_size,
@@ -148,7 +148,7 @@ def _leaves(found: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Keep the bars and notes of the harness and of the datasets library from the terminal; errors come out as ours."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield

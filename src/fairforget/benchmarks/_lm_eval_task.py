@@ -12,7 +12,7 @@ import numpy as np
 
 from fairforget.benchmarks._base import Benchmark, Item
 from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings
-from fairforget.benchmarks._lm_eval_harness import harness
+from fairforget.benchmarks._lm_eval_harness import harness, quiet
 from fairforget.benchmarks._pairs import PairBenchmark, PairSettings
 from fairforget.benchmarks.file import FileBenchmark
 from fairforget.errors import UsageError
@@ -60,7 +60,8 @@ def as_lm_eval_task(benchmark: Benchmark | str, part: str = "test", name: str | 
     kind: Any = type("FairforgetTask", (base,), own | {"VERSION": 1, "OUTPUT_TYPE": "loglikelihood"})
     kind.benchmark, kind.items = chosen, items
     label = name or task_name(chosen.name)
-    task = kind()
+    with quiet():
+        task = kind()
     for key, value in {"task": label, "output_type": "loglikelihood", "num_fewshot": 0, "metadata": {"version": 1}}.items():
         task.set_config(key, value)
     return task

@@ -13,6 +13,7 @@ import torch
 
 from fairforget.benchmarks import Benchmark
 from fairforget.models import Model
+from fairforget.progress import display
 from fairforget.report.number_words import duration
 from fairforget.scoring import ContinuationRequest, MaskedRequest, Request, Scorer
 from fairforget.scoring.trie import build_trie
@@ -69,7 +70,8 @@ def estimate(model: Model, benchmarks: Sequence[Benchmark], parts: Sequence[str]
     """
     requests = {(benchmark.name, part): _requests(model, benchmark, part) for benchmark in benchmarks for part in parts}
     counted = {key: _tokens(model, found) for key, found in requests.items()}
-    speed = _speed(model, [request for found in requests.values() for request in found], seed)
+    with display(quiet=True):
+        speed = _speed(model, [request for found in requests.values() for request in found], seed)
     uncounted = [benchmark.name for benchmark in benchmarks if not any(requests[benchmark.name, part] for part in parts)]
     return Estimate(counted, speed, peak(model), tuple(uncounted))
 
