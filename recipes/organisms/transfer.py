@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-METHODS = ("task-vector", "gap", "anti", "mlm-unlearning", "mlm-unlearning-random")
+METHODS = ("task-vector", "gap", "mlm-unlearning", "mlm-unlearning-random")
 """`mlm-unlearning-random` is the control: as many words of the same texts, drawn at random."""
 
 

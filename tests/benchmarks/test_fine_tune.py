@@ -308,6 +308,7 @@ def test_a_fine_tuning_that_was_killed_goes_on_and_ends_the_same(
     assert [path.suffix for path in (own_cache / "fine-tuned").iterdir()] == [".parquet"]
 
 
+@pytest.mark.slow
 def test_every_glue_task_runs_and_gives_its_figures(tmp_path: Path, own_cache: Path) -> None:
     for task in GLUE:
         write_glue(tmp_path, task, train=24, dev=12)

@@ -23,8 +23,10 @@ from fairforget.scoring import Scorer
 from fairforget.workflows.validate import validate_recipe
 
 SMALL = ["sentences=1000", "steps=24", "batch_size=20", "domains={gender: {strength: 0.9}, faith: {strength: 0.5}}", "forget_texts=16"]
-FILES = {"truth.parquet", "items.parquet", "calibration.parquet", "forget.jsonl", "retain.txt", "text.txt", "debias.yaml", "README.md",
-         "organism.yaml", "organism.json", "model", "forget"}
+FILES = {
+    "truth.parquet", "items.parquet", "calibration.parquet", "forget.jsonl", "retain.txt", "text.txt", "debias.yaml", "study.yaml",
+    "words.json", "lexicon.txt", "targets.txt", "prompts.txt", "README.md", "organism.yaml", "organism.json", "model", "forget",
+}
 
 
 def made(folder: Path, family: str = "causal", *more: str):
