@@ -49,14 +49,16 @@ def table(folder: Path) -> str:
     """Mean fall of |b| over organisms and unlearned domains, with the least and the most."""
     rows: list[dict[str, Any]] = []
     for study in sorted(folder.glob("*-*")):
+        if not (study / "tables" / "study.parquet").exists():
+            continue
         cells = pl.read_parquet(study / "tables" / "study.parquet").filter(pl.col("status") == "done")
         for cell in cells.iter_rows(named=True):
             tables = study / "runs" / cell["cell"] / "tables"
-            method = cell["cell"].split(f"-{cell['unlearned']}")[0]
+            trained, method = cell["axis.unlearned"], cell["axis.method"]
             before, after = (by_domain(tables / f"items-{state}-test.parquet") for state in ("base", "edited"))
             rows += [
                 {
-                    "family": study.name.rpartition("-")[0], "method": method, "own": domain == cell["unlearned"],
+                    "family": study.name.rpartition("-")[0], "method": method, "own": domain == trained,
                     "fall": abs(before[domain]) - abs(after[domain]), "before": abs(before[domain]),
                 }
                 for domain in before
