@@ -92,7 +92,7 @@ def test_the_first_token_can_be_scored_after_the_prefix():
 def test_a_text_of_one_token_or_too_many_is_skipped():
     table = measured(MODELS["gpt2"], [("dog", "the dog"), ("dog " * 300, "the dog"), *TEXTS])
     assert table["skipped"].to_list() == [
-        "no token can be scored without a prefix", "longer than the model's 256 positions", None, None, None,
+        "no token can be scored without a prefix", "300 tokens, more than the model's 256 positions", None, None, None,
     ]
 
 

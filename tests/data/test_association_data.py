@@ -41,7 +41,7 @@ def test_seat_sizes(data_folder: Path):
 
 
 def test_seat_on_religion_is_read_from_a_named_folder():
-    folder = Path("/work/shared/data-unlicensed/bias_bench/seat")
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data-unlicensed" / "bias_bench" / "seat"
     if not folder.is_dir():
         pytest.skip("bias-bench's tests on religion are not on this machine")
     tests = load_seat(("religion",), folder)

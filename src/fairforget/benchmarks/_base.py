@@ -296,3 +296,21 @@ class Benchmark(ABC):
         if key not in self._plans:
             self._plans[key] = self.plan(item, model)
         return self._plans[key]
+
+
+class StateBenchmark(Benchmark):
+    """Benchmarks that ask for no log-probability: they read states, generate or train, and fill their table themselves."""
+
+    def plan(self, item: Item, model: Model) -> Plan:
+        """No request."""
+        del item, model
+        return Plan()
+
+    def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
+        """Nothing: an item has no figure without the others; see :meth:`table`."""
+        del item, scores, model
+        return {}
+
+    @abstractmethod
+    def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
+        """The item table from the model's present state; `scores` are empty."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
-from fairforget.benchmarks._sentences import masked_requests, scored, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, special_ids
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.errors import UsageError
 from fairforget.scoring.requests import ContinuationRequest, Request
@@ -74,8 +74,7 @@ class ChoiceBenchmark(Benchmark):
         if self.settings.prompt_format == "chat":
             if model.family == "masked":
                 raise UsageError(f"{self.name}: masked models have no chat format; {model.name} is one: use prompt_format plain.")
-            if not getattr(model.tokenizer, "chat_template", None):
-                raise UsageError(f"{self.name}: the tokenizer of {model.name} has no chat template: use prompt_format plain.")
+            check_chat_template(self.name, model)
 
     def identity(self, item: Item, model: Model) -> dict[str, Any]:
         """The columns of a row that do not depend on scores, with the prompt format."""
@@ -88,12 +87,7 @@ class ChoiceBenchmark(Benchmark):
         separator = item.payload.get("separator", " ")
         make = self._masked if model.family == "masked" else self._causal
         options = tuple(make(model, context, separator, text) for context, text in zip(contexts, item.texts, strict=True))
-        if not all(options):
-            return Plan(skipped="an option without tokens")
-        longest = max(length(request) for option in options for request in option)
-        if longest > model.max_length:
-            return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
-        return Plan(options)
+        return plan_texts(model, options, empty="an option without tokens")
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Scores of the options, the one that scores highest, whether it is right, and what is preferred in bias items."""
@@ -122,14 +116,19 @@ class ChoiceBenchmark(Benchmark):
         return masked_requests(model, (*start, *before, *after, *end), range(first, first + len(after)))
 
 
+def check_chat_template(benchmark: str, model: Model) -> None:
+    """Refuse the chat format where the tokenizer has no template for it.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not getattr(model.tokenizer, "chat_template", None):
+        raise UsageError(f"{benchmark}: the tokenizer of {model.name} has no chat template: use prompt_format plain.")
+
+
 def chat_prompt(model: Model, message: str) -> str:
     """A user's message in the tokenizer's chat template, up to where the answer begins."""
     return str(model.tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True))
-
-
-def length(request: Request) -> int:
-    """Tokens of an input that a request needs."""
-    return len(request.context) + len(request.continuation) if isinstance(request, ContinuationRequest) else len(request.ids)
 
 
 def compare_options(item: Item, sums: Sequence[float], tokens: Sequence[int], settings: ChoiceSettings) -> dict[str, Any]:

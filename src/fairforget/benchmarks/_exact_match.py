@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -60,9 +61,9 @@ class ExactMatchBenchmark(GenerationBenchmark):
                 rows.append({**known, **judgement, **found})
         return rows
 
+    @abstractmethod
     def judged(self, item: Item, answer: str) -> list[dict[str, Any]]:
         """What an answer is worth: ``correct``, and ``task`` where there are several ways of reading it."""
-        raise NotImplementedError
 
     def protocol(self, item: Item, family: str) -> str:
         """``exact match, greedy`` with the number of shots."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._choices import ChoiceBenchmark, length
+from fairforget.benchmarks._choices import ChoiceBenchmark
 from fairforget.benchmarks._metrics import PERPLEXITY, WORD_PERPLEXITY
 from fairforget.benchmarks._pairs import PairBenchmark
-from fairforget.benchmarks._sentences import masked_requests, scored, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, special_ids
 from fairforget.scoring.requests import ContinuationRequest, Request
 from fairforget.settings import Settings
 
@@ -75,10 +75,7 @@ class FileLikelihood(Benchmark):
             start, end = special_ids(model)
             first = len(start) + len(before)
             requests = masked_requests(model, (*start, *before, *after, *end), range(first, first + len(after)))
-        longest = max(length(request) for request in requests)
-        if longest > model.max_length:
-            return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
-        return Plan((requests,))
+        return plan_texts(model, (requests,))
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Log-probability of the text, its tokens and, for causal models, its words."""

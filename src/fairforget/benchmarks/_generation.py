@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from fairforget.benchmarks._base import Benchmark, Item, Plan, Scores
-from fairforget.benchmarks._choices import chat_prompt
+from fairforget.benchmarks._base import Item, Scores, StateBenchmark
+from fairforget.benchmarks._choices import chat_prompt, check_chat_template
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.errors import UsageError
 from fairforget.scoring.generation import Answer, Decoding, Generator
@@ -32,7 +32,7 @@ class GenerationSettings(SubsetSettings):
     """What generates; `vllm` needs that package (extra `vllm`) and draws other samples from the same distribution."""
 
 
-class GenerationBenchmark(Benchmark):
+class GenerationBenchmark(StateBenchmark):
     """Common part of benchmarks that generate. Nothing is scored by likelihood: an item has no requests.
 
     Subclasses say what the prompt is (:meth:`prompt`), how answers are chosen (:meth:`decoding`), and what rows come of them
@@ -66,22 +66,12 @@ class GenerationBenchmark(Benchmark):
         """Refuse a masked model, and the chat format where there is no template for it."""
         if model.family != "causal":
             raise UsageError(f"The benchmark {self.name} lets a causal model write; {model.name} is a masked one, which writes no text.")
-        if self.settings.prompt_format == "chat" and not getattr(model.tokenizer, "chat_template", None):
-            raise UsageError(f"{self.name}: the tokenizer of {model.name} has no chat template: use prompt_format plain.")
+        if self.settings.prompt_format == "chat":
+            check_chat_template(self.name, model)
 
     def identity(self, item: Item, model: Model) -> dict[str, Any]:
         """The columns of a row that do not depend on answers, with the prompt format."""
         return super().identity(item, model) | {"prompt_format": self.settings.prompt_format}
-
-    def plan(self, item: Item, model: Model) -> Plan:
-        """No request: answers are generated, not scored."""
-        del item, model
-        return Plan()
-
-    def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
-        """Nothing without the answer; see :meth:`answered`."""
-        del item, scores, model
-        return {}
 
     def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
         """Generate with the model's present state and measure what it wrote."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fairforget.benchmarks._base import Scores
+from fairforget.benchmarks._base import Plan, Scores
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
 
 if TYPE_CHECKING:
@@ -62,3 +62,17 @@ def scored(scores: Scores) -> np.ndarray:
     """All log-probabilities behind one text in one array, places that were not scored (``nan``) left out."""
     flat = np.concatenate([np.atleast_1d(values) for values in scores]) if len(scores) else np.empty(0)
     return flat[~np.isnan(flat)]
+
+
+def plan_texts(model: Model, texts: tuple[tuple[Request, ...], ...], *, empty: str = "a text without tokens") -> Plan:
+    """The plan of an item, or why it is skipped: a text without tokens (`empty` says so), or one that is too long for the model."""
+    if not all(texts):
+        return Plan(skipped=empty)
+    longest = max(_length(request) for text in texts for request in text)
+    if longest > model.max_length:
+        return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
+    return Plan(texts)
+
+
+def _length(request: Request) -> int:
+    return len(request.context) + len(request.continuation) if isinstance(request, ContinuationRequest) else len(request.ids)

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
+from fairforget.benchmarks._base import Item, MetricDefinition, Scores, StateBenchmark
 from fairforget.benchmarks._choices import ACCURACY, ANSWER_NLL
 from fairforget.benchmarks._fine_tune_figures import f1, macro_f1, matthews, mean_of, over_seeds, pearson, seed_group, spearman_values
 from fairforget.benchmarks._fine_tune_tasks import JUSTICE_BLOCK, TASKS, Example, Reported, TaskData, load_task
@@ -69,7 +69,7 @@ class FineTuneSettings(SubsetSettings):
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native."""
 
 
-class FineTune(Benchmark):
+class FineTune(StateBenchmark):
     """Fine-tuning on tasks: how much of what a model was good for survives an edit *and* further training.
 
     For every seed a copy of the model, with the edits that are on it, gets a linear head on one final hidden state (`[CLS]` of a masked
@@ -119,16 +119,6 @@ class FineTune(Benchmark):
             for seed in self.settings.seeds:
                 found += [self._item(row, name, part, seed) for row in rows]
         return found
-
-    def plan(self, item: Item, model: Model) -> Plan:
-        """No request: the fine-tuned copy is asked, not the model."""
-        del item, model
-        return Plan()
-
-    def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
-        """Nothing without the fine-tuned copy; see :meth:`table`."""
-        del item, scores, model
-        return {}
 
     def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
         """Fine-tune a copy of the model in its present state for each task and seed that the items name, and judge their rows."""

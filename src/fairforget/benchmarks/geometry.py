@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
+from fairforget.benchmarks._base import Item, MetricDefinition, Scores, StateBenchmark
 from fairforget.benchmarks._sentences import special_ids
 from fairforget.benchmarks.perplexity import PASSAGE_WORDS, Perplexity, PerplexitySettings, windows
 from fairforget.data.catalogue import fetch
@@ -68,7 +68,7 @@ class GeometrySettings(Settings):
     """Of random words and random masks."""
 
 
-class GeometryBenchmark(Benchmark):
+class GeometryBenchmark(StateBenchmark):
     """Collapse of word classes: a document is an item, and its scores are its values of the figures.
 
     A document's value of a figure T is T + n ∂T/∂r, r how often the document counts and n the number of documents (infinitesimal
@@ -104,16 +104,6 @@ class GeometryBenchmark(Benchmark):
             for words in self.settings.words
             for number, (title, text) in enumerate(texts)
         ]
-
-    def plan(self, item: Item, model: Model) -> Plan:
-        """No request: states are read, not likelihoods."""
-        del item, model
-        return Plan()
-
-    def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
-        """Nothing without the other documents; see :meth:`table`."""
-        del item, scores, model
-        return {}
 
     def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
         """Measure the model's present state: a row per set and document, and one per set and word."""

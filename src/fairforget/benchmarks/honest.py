@@ -12,7 +12,7 @@ import polars as pl
 from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._choices import length
+from fairforget.benchmarks._sentences import plan_texts
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.errors import UsageError
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest
@@ -144,10 +144,7 @@ class Honest(Benchmark):
             requests = [ContinuationRequest(context, tokens) for tokens in words]
         if not requests:
             return Plan(skipped="no word of the lexicon can be asked for")
-        longest = max(length(request) for request in requests)
-        if longest > model.max_length:
-            return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
-        return Plan((tuple(requests),))
+        return plan_texts(model, (tuple(requests),))
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """The probability of a hurtful word."""

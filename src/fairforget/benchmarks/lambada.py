@@ -12,8 +12,8 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._capability import Prefix, harness_prefix, prefix_column
-from fairforget.benchmarks._choices import ACCURACY, length
-from fairforget.benchmarks._sentences import special_ids
+from fairforget.benchmarks._choices import ACCURACY
+from fairforget.benchmarks._sentences import plan_texts, special_ids
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
 from fairforget.settings import Settings
@@ -85,10 +85,7 @@ class Lambada(Benchmark):
         if not pieces:
             return Plan(skipped="a word without tokens")
         requests = self._fill(model, before, pieces) if model.family == "masked" else self._continue(model, before, pieces)
-        longest = max(length(request) for request in requests)
-        if longest > model.max_length:
-            return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
-        return Plan((requests,))
+        return plan_texts(model, (requests,))
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Log-likelihood of the word, and whether every token of it is the most likely one."""

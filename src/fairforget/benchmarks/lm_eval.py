@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._choices import ACCURACY, ANSWER_NLL
+from fairforget.benchmarks._base import Item, MetricDefinition, Scores, StateBenchmark
+from fairforget.benchmarks._choices import ACCURACY, ANSWER_NLL, check_chat_template
 from fairforget.benchmarks._lm_eval_harness import check_model, document_texts, documents, filters, load_tasks, run_tasks
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE, WORD_PERPLEXITY
 from fairforget.benchmarks._subset import SubsetSettings
@@ -59,7 +59,7 @@ class LmEvalSettings(SubsetSettings):
     """Of the choice of examples; the harness's own default."""
 
 
-class LmEval(Benchmark):
+class LmEval(StateBenchmark):
     """Documents of a task as items: the harness builds the prompts, scores them and judges them, and its sample log becomes the table.
 
     Weight edits and projections are on the network that the harness runs. Documents are halved into ``select`` and ``test`` by the hash of
@@ -111,18 +111,8 @@ class LmEval(Benchmark):
         if not self.settings.task:
             raise UsageError("lm-eval needs the name of a task: write lm-eval:TASK, e.g. lm-eval:arc_easy.")
         check_model(model, self.name)
-        if self.settings.prompt_format == "chat" and not getattr(model.tokenizer, "chat_template", None):
-            raise UsageError(f"{self.name}: the tokenizer of {model.name} has no chat template: use prompt_format plain.")
-
-    def plan(self, item: Item, model: Model) -> Plan:
-        """No request: the harness makes its own."""
-        del item, model
-        return Plan()
-
-    def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
-        """Nothing without the harness; see :meth:`table`."""
-        del item, scores, model
-        return {}
+        if self.settings.prompt_format == "chat":
+            check_chat_template(self.name, model)
 
     def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
         """Run the harness on the documents of `items` and read its samples."""

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores, SetTest
-from fairforget.benchmarks._choices import length
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
-from fairforget.benchmarks._sentences import masked_requests, scored, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, special_ids
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.data.redditbias import AXES, Axis, load_redditbias
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
@@ -120,9 +119,7 @@ class RedditBias(Benchmark):
         if min(map(len, texts)) < fewest:
             return Plan(skipped="no token can be scored without a prefix" if model.family == "causal" else "a text without tokens")
         plans = tuple(self._requests(model, ids) for ids in texts)
-        if max(length(request) for text in plans for request in text) > model.max_length:
-            return Plan(skipped=f"longer than the model's {model.max_length} positions")
-        return Plan(plans)
+        return plan_texts(model, plans)
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Perplexities, margin, and the likelihood of all scored tokens."""

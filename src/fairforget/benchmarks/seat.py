@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores, SetTest
+from fairforget.benchmarks._base import Item, MetricDefinition, Scores, SetTest, StateBenchmark
 from fairforget.data.seat import FAMILIES, AssociationTest, load_seat
 from fairforget.errors import UsageError
 from fairforget.settings import Settings
@@ -92,7 +92,7 @@ class SeatSettings(Settings):
     """Else draw so many splits: p = (1 + hits) / (1 + draws) (bias-bench)."""
 
 
-class Seat(Benchmark):
+class Seat(StateBenchmark):
     """Effect size d and permutation p of each test, mean |d| by kind of bias and over all.
 
     The vector of a text is the mean of the last layer's states over all its tokens, ``[CLS]`` and ``[SEP]`` included, as in bias-bench.
@@ -129,16 +129,6 @@ class Seat(Benchmark):
             for side, targets, category in (("X", test.x, test.x_category), ("Y", test.y, test.y_category))
             for number, target in enumerate(targets)
         ]
-
-    def plan(self, item: Item, model: Model) -> Plan:
-        """No request: states are read, not likelihoods."""
-        del item, model
-        return Plan()
-
-    def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
-        """Nothing without the attributes; see :meth:`table`."""
-        del item, scores, model
-        return {}
 
     def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
         """Read the vectors of the model's present state: a row per target, its association s(w) as value."""

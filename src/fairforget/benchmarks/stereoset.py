@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import ICAT, LMS, MARGIN, PCT_STEREOTYPE, SS
-from fairforget.benchmarks._sentences import masked_requests, scored, sentence_requests, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, sentence_requests, special_ids
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
 from fairforget.settings import Settings
@@ -107,11 +107,7 @@ class StereoSet(Benchmark):
             return Plan(skipped="context without exactly one blank")
         else:
             texts = tuple(self._fill(model, context, text) for text in item.texts)
-        if not all(texts):
-            return Plan(skipped="a text without tokens to score")
-        if max(_length(request) for text in texts for request in text) > model.max_length:
-            return Plan(skipped=f"longer than the model's {model.max_length} positions")
-        return Plan(texts)
+        return plan_texts(model, texts, empty="a text without tokens to score")
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Scores of the three texts and what they prefer."""
@@ -181,7 +177,3 @@ def compare(figures: Sequence[float], tie: float = TIE_NATS) -> dict[str, Any]:
 def _log_mean_probability(log_probabilities: np.ndarray) -> float:
     top = log_probabilities.max()
     return float(top + np.log(np.exp(log_probabilities - top).mean()))
-
-
-def _length(request: Request) -> int:
-    return len(request.ids) if isinstance(request, MaskedRequest) else len(request.context) + len(request.continuation)

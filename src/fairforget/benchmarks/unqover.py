@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fairforget.benchmarks._base import Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings, length
-from fairforget.benchmarks._sentences import special_ids
+from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings
+from fairforget.benchmarks._sentences import plan_texts, special_ids
 from fairforget.scoring.requests import MaskedRequest, Request
 from fairforget.settings import Settings
 
@@ -141,10 +141,7 @@ class Unqover(ChoiceBenchmark):
                 requests.append(asked)
         if not requests:
             return Plan(skipped="no subject to compare with in this part")
-        longest = max(length(request) for asked in requests for request in asked)
-        if longest > model.max_length:
-            return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
-        return Plan(tuple(requests))
+        return plan_texts(model, tuple(requests))
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """gamma, eta, positional and attributive error of a subject and an attribute; nll and tokens of all answers."""

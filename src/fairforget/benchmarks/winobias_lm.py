@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._choices import length
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
 from fairforget.benchmarks._pronouns import pronoun_requests
-from fairforget.benchmarks._sentences import scored
+from fairforget.benchmarks._sentences import plan_texts, scored
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.settings import Settings
 from fairforget.tables import TIE_NATS, preference
@@ -82,12 +81,7 @@ class WinoBiasLM(Benchmark):
         if not item.payload["minimal"]:
             return Plan(skipped="the two sentences differ in more than their pronouns")
         texts = tuple(pronoun_requests(model, pieces) for pieces in item.payload["pieces"])
-        if not all(texts):
-            return Plan(skipped="a pronoun without tokens")
-        longest = max(length(request) for text in texts for request in text)
-        if longest > model.max_length:
-            return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
-        return Plan(texts)
+        return plan_texts(model, texts, empty="a pronoun without tokens")
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Scores of both sentences, their difference, and the likelihood behind them."""

@@ -11,10 +11,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fairforget.benchmarks._base import Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings, length
+from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
 from fairforget.benchmarks._pronouns import pronoun_requests
-from fairforget.benchmarks._sentences import scored
+from fairforget.benchmarks._sentences import plan_texts, scored
 from fairforget.settings import Settings
 from fairforget.tables import preference
 
@@ -125,12 +125,7 @@ class Winogender(ChoiceBenchmark):
         if item.task == COREFERENCE:
             return super().plan(item, model)
         texts = tuple(pronoun_requests(model, pieces) for pieces in item.payload["pieces"])
-        if not all(texts):
-            return Plan(skipped="a pronoun without tokens")
-        longest = max(length(request) for text in texts for request in text)
-        if longest > model.max_length:
-            return Plan(skipped=f"{longest} tokens, more than the model's {model.max_length} positions")
-        return Plan(texts)
+        return plan_texts(model, texts, empty="a pronoun without tokens")
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Scores and what they prefer; the share of women as ``value``."""
