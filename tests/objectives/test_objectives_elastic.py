@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from fairforget.objectives import ElasticWeightConsolidation, L2ToBase
 from fairforget.objectives.elastic import fisher_information
-from fairforget.training import TextStream
+from fairforget.training import AnswerStream, TextStream
 
 UNIFORM = [[0.0, 0.0], [0.0, 0.0]]
 
@@ -112,3 +113,39 @@ def test_ewc_of_factors_is_that_of_the_weights_they_change(kind: str, module: st
     expected = sum(0.5 * float((fisher[name] * (changed[name].detach() - before[name]).square()).sum()) for name in before)
     assert found == pytest.approx(expected, rel=1e-4)
     assert found > 0
+
+
+def test_ewc_of_one_logistic_example() -> None:
+    # p = σ(w) at w = 0: the gradient of log p is 1/2, so F = 1/4, and λ/2 · F · Δ² = 50 · 0.25 · 0.04
+    model: Any = Bigram(UNIFORM)
+    term = ElasticWeightConsolidation(Rows([0, 0]), weight=100.0)
+    term.prepare(model)
+    assert float(term.fisher["table"][0, 0]) == 0.25
+    with torch.no_grad():
+        model.table[0, 0] += 0.2
+    assert term.weight * float(term.sum(model, {})) == pytest.approx(0.5)
+
+
+def test_drawn_labels_estimate_the_information_and_not_that_of_the_text() -> None:
+    # p = (0.8, 0.2) and a text that always goes on with the likely token: (1 - 0.8)² against p (1 - p)
+    model: Any = Bigram([[math.log(4.0), 0.0], [0.0, 0.0]])
+    rows = Rows(*([[0, 0]] * 2000))
+    given = fisher_information(model, rows, {"table": model.table}, 2000)["table"]
+    drawn, again = (fisher_information(model, rows, {"table": model.table}, 2000, drawn=True, seed=3)["table"] for _ in range(2))
+    assert float(given[0, 0]) == pytest.approx(0.04, abs=1e-5)
+    assert float(drawn[0, 0]) == pytest.approx(0.16, abs=0.02)
+    assert torch.equal(drawn, again)
+
+
+def test_only_the_answers_labels_count() -> None:
+    model = tiny_model("llama")
+    parameters = {"embedding": model.hf.get_input_embeddings().weight}
+    stream = AnswerStream(model, [("the nurse is", " late"), ("a dog is", " red")])
+    rows = [stream.example(row, 0) for row in range(2)]
+    by_hand = torch.zeros_like(parameters["embedding"])
+    for row in rows:
+        logits = model.hf(input_ids=torch.tensor([row["ids"]])).logits[0].log_softmax(dim=-1)
+        terms = [logits[place - 1, label] for place, label in enumerate(row["labels"]) if label != -100]
+        assert len(terms) < len(row["ids"]) - 1
+        by_hand += torch.autograd.grad(torch.stack(terms).sum(), parameters["embedding"])[0].square() / 2
+    torch.testing.assert_close(fisher_information(model, stream, parameters)["embedding"], by_hand, rtol=1e-3, atol=1e-5)

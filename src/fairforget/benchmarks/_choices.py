@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
-from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.errors import UsageError
 from fairforget.scoring.requests import ContinuationRequest, Request
@@ -110,7 +110,7 @@ class ChoiceBenchmark(Benchmark):
         return (ContinuationRequest((*model.prefix, *before), tuple(after)),) if after else ()
 
     def _masked(self, model: Model, context: str, separator: str, option: str) -> tuple[Request, ...]:
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         before, after = model.join_ids(context, separator + option) if context else ([], model.token_ids(option))
         first = len(start) + len(before)
         return masked_requests(model, (*start, *before, *after, *end), range(first, first + len(after)))

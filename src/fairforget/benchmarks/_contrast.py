@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._sentences import masked_requests, scored, sentence_requests, special_ids
+from fairforget.benchmarks._sentences import masked_requests, scored, sentence_requests
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, Request
 from fairforget.settings import Settings
@@ -46,7 +46,7 @@ def text_requests(model: Model, text: str, *, first_token: bool = True) -> tuple
     """
     ids = tuple(model.sequence_ids(text))
     if model.family == "masked":
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         return masked_requests(model, ids, range(len(start), len(ids) - len(end)))
     if not first_token:
         return (ContinuationRequest((), ids),) if len(ids) > 1 else ()

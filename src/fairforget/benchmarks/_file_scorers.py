@@ -9,7 +9,7 @@ from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan,
 from fairforget.benchmarks._choices import ChoiceBenchmark
 from fairforget.benchmarks._metrics import PERPLEXITY, WORD_PERPLEXITY
 from fairforget.benchmarks._pairs import PairBenchmark
-from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored
 from fairforget.scoring.requests import ContinuationRequest, Request
 from fairforget.settings import Settings
 
@@ -72,7 +72,7 @@ class FileLikelihood(Benchmark):
         if model.family == "causal":
             requests = (ContinuationRequest((*model.prefix, *before), tuple(after)),)
         else:
-            start, end = special_ids(model)
+            start, end = model.enclosing_ids()
             first = len(start) + len(before)
             requests = masked_requests(model, (*start, *before, *after, *end), range(first, first + len(after)))
         return plan_texts(model, (requests,))

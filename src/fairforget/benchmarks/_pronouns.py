@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fairforget.benchmarks._sentences import sentence_requests, special_ids
+from fairforget.benchmarks._sentences import sentence_requests
 from fairforget.scoring.requests import MaskedRequest, Request
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def pronoun_requests(model: Model, pieces: Sequence[str]) -> tuple[Request, ...]
     if model.family == "causal":
         ids = model.token_ids("".join(pieces))
         return sentence_requests(model, ids) if ids else ()
-    start, end = special_ids(model)
+    start, end = model.enclosing_ids()
     ids: list[int] = list(start)
     text, space = "", ""
     places: list[int] = []

@@ -48,16 +48,6 @@ def masked_requests(model: Model, ids: Sequence[int], positions: Iterable[int]) 
     return tuple(requests)
 
 
-def special_ids(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that a masked model's tokenizer puts before and after a text."""
-    probe = "a"
-    core, whole = model.token_ids(probe), model.sequence_ids(probe)
-    for start in range(len(whole) - len(core) + 1):
-        if whole[start : start + len(core)] == core:
-            return tuple(whole[:start]), tuple(whole[start + len(core) :])
-    raise ValueError("the tokenizer's special tokens change the ids between them")
-
-
 def scored(scores: Scores) -> np.ndarray:
     """All log-probabilities behind one text in one array, places that were not scored (``nan``) left out."""
     flat = np.concatenate([np.atleast_1d(values) for values in scores]) if len(scores) else np.empty(0)

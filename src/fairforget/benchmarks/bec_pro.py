@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores, SetTest
-from fairforget.benchmarks._sentences import scored, special_ids
+from fairforget.benchmarks._sentences import scored
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest
 from fairforget.settings import Settings
@@ -96,7 +96,7 @@ class BecPro(Benchmark):
                 return Plan(skipped=f"longer than the model's {model.max_length} positions")
             return Plan(((request,),))
         assert model.mask_id is not None
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         places = tuple(range(len(start) + len(before), len(start) + len(before) + len(person)))
         hidden = [model.mask_id] * len(pieces[3].split())
         requests = tuple(

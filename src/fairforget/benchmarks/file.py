@@ -25,7 +25,8 @@ NEEDED = {"pairs": ("stereotype", "counterpart"), "choices": ("options",), "like
 """Roles of columns that each scorer must have."""
 
 ALLOWED = {"pairs": (), "choices": ("context", "right"), "likelihood": ("context",)}
-COMMON = ("id", "cluster", "stratum", "groups")
+COMMON = ("id", "cluster", "stratum", "groups", "part")
+PARTS = ("train", "select", "test")
 SEVERAL = ("options", "groups")
 """Roles that several columns may have."""
 
@@ -42,7 +43,8 @@ class FileSettings(SubsetSettings):
     texts."""
     columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict[str, str | tuple[str, ...]])
     """Role to column: `stereotype`, `counterpart`; `context`, `options` (a column of lists, or one column for each), `right`; `text`; and
-    for all scorers `id`, `cluster`, `stratum`, `groups` (one or several)."""
+    for all scorers `id`, `cluster`, `stratum`, `groups` (one or several) and `part`, which says `train` (a stage of a chain may be tuned
+    on it), `select` or `test`; without it rows are halved into `select` and `test`."""
     role: Literal["auto", "bias", "ability"] = "auto"
     """`bias` = to be forgotten; of choices the first option is then the stereotype and the second its counterpart. `auto` = `bias` for
     pairs, else `ability`."""
@@ -65,9 +67,9 @@ class FileSettings(SubsetSettings):
 
 
 class FileBenchmark(Benchmark):
-    """Rows of a file as items of pairs, choices or likelihoods, halved into ``select`` and ``test`` by the hash of their cluster.
+    """Rows of a file as items of pairs, choices or likelihoods.
 
-    Rows without a cluster of their own are one where they share a text, so that the same sentence is not in both halves.
+    They are halved into ``select`` and ``test`` by the hash of their cluster, or in the parts that a column names. Rows without a cluster of their own are one where they share a text, so that the same sentence is not in both halves.
     """
 
     name = "file"
@@ -114,7 +116,9 @@ class FileBenchmark(Benchmark):
             shared = [{item.payload["context"]} if item.payload.get("context") else set(item.texts) for item in items]
             clusters = [f"row {first + 1}" for first in connected_rows(shared)]
         strata = home_strata(clusters, [item.stratum for item in items])
-        parts = assign_parts(clusters, strata, SELECT_TEST)
+        parts = [_part(str(row["part"]), path, number) for number, row in enumerate(rows, start=1)] if "part" in roles else None
+        if parts is None:
+            parts = assign_parts(clusters, strata, SELECT_TEST)
         return [
             Item(item.id, item.task, item.role, part, cluster, stratum, item.groups, item.texts, item.payload)
             for item, cluster, stratum, own in zip(items, clusters, strata, parts, strict=True)
@@ -197,6 +201,12 @@ class FileBenchmark(Benchmark):
                 raise DataError(f"{where} has an empty group: fill it in, or set blank_groups to true if such items count without one.")
             found += names
         return tuple(dict.fromkeys(found))
+
+
+def _part(value: str, path: Path, number: int) -> str:
+    if value not in PARTS:
+        raise DataError(f"{path} row {number}: the part is '{value}'; known are {', '.join(PARTS)}.")
+    return value
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import polars as pl
 from pydantic import Field
 
 from fairforget.benchmarks._base import Item, MetricDefinition, Scores, StateBenchmark
-from fairforget.benchmarks._sentences import special_ids
 from fairforget.benchmarks.perplexity import PASSAGE_WORDS, Perplexity, PerplexitySettings, windows
 from fairforget.data.catalogue import fetch
 from fairforget.errors import UsageError
@@ -236,7 +235,7 @@ def _joined(lines: Sequence[str]) -> list[tuple[int, str]]:
 
 def _windows(model: Model, texts: Sequence[str], length: int) -> list[Window]:
     """Texts as inputs, each token in one."""
-    start, end = (model.prefix, ()) if model.family == "causal" else special_ids(model)
+    start, end = (model.prefix, ()) if model.family == "causal" else model.enclosing_ids()
     room = length - len(start) - len(end)
     return [
         Window((*start, *ids, *end), document)

@@ -13,7 +13,7 @@ from pydantic import Field
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._capability import Prefix, harness_prefix, prefix_column
 from fairforget.benchmarks._choices import ACCURACY
-from fairforget.benchmarks._sentences import plan_texts, special_ids
+from fairforget.benchmarks._sentences import plan_texts
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
 from fairforget.settings import Settings
@@ -107,7 +107,7 @@ class Lambada(Benchmark):
 
     @staticmethod
     def _fill(model: Model, before: Sequence[int], pieces: Sequence[int]) -> tuple[Request, ...]:
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         assert model.mask_id is not None
         left, right = (*start, *before), (model.mask_id, *model.token_ids("."), *end)
         return tuple(

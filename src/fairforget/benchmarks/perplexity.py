@@ -19,7 +19,7 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import PERPLEXITY, WORD_PERPLEXITY
-from fairforget.benchmarks._sentences import masked_requests, scored, special_ids
+from fairforget.benchmarks._sentences import masked_requests, scored
 from fairforget.errors import DataError, UsageError
 from fairforget.scoring.requests import ContinuationRequest, Request
 from fairforget.settings import Settings
@@ -179,7 +179,7 @@ class Perplexity(Benchmark):
         return [tuple(model.token_ids(text)) for text in texts]
 
     def _masked_places(self, items: Sequence[Item], pieces: Sequence[Sequence[tuple[int, ...]]], model: Model) -> Iterator[_Window]:
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         room = min(self.settings.masked_context, model.max_length) - len(start) - len(end)
         if room < 1:
             raise UsageError(f"masked_context = {self.settings.masked_context} leaves no room between the special tokens of {model.name}.")

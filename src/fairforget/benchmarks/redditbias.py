@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores, SetTest
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
-from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.data.redditbias import AXES, Axis, load_redditbias
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
@@ -181,7 +181,7 @@ class RedditBias(Benchmark):
             return (ContinuationRequest(model.prefix if self.settings.first_token else (), ids),)
         if self.settings.masking == "none":
             return (MaskedRequest(ids, tuple(range(len(ids))), ids),)
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         return masked_requests(model, (*start, *ids, *end), range(len(start), len(start) + len(ids)))
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import ICAT, LMS, MARGIN, PCT_STEREOTYPE, SS
-from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, sentence_requests, special_ids
+from fairforget.benchmarks._sentences import masked_requests, plan_texts, scored, sentence_requests
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request
 from fairforget.settings import Settings
@@ -130,7 +130,7 @@ class StereoSet(Benchmark):
 
     @staticmethod
     def _masked_continuation(model: Model, context: str, text: str) -> tuple[Request, ...]:
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         before, after = model.join_ids(context, " " + text)
         first = len(start) + len(before)
         return masked_requests(model, (*start, *before, *after, *end), range(first, first + len(after)))
@@ -138,7 +138,7 @@ class StereoSet(Benchmark):
     @staticmethod
     def _fill(model: Model, context: str, text: str) -> tuple[Request, ...]:
         left, right = context.split(BLANK)
-        start, end = special_ids(model)
+        start, end = model.enclosing_ids()
         word = candidate_word(context, text)
         before, pieces = model.join_ids(left, word)
         _, after = model.join_ids(left + word, right)

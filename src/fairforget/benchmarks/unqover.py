@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fairforget.benchmarks._base import Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings
-from fairforget.benchmarks._sentences import plan_texts, special_ids
+from fairforget.benchmarks._sentences import plan_texts
 from fairforget.scoring.requests import MaskedRequest, Request
 from fairforget.settings import Settings
 
@@ -228,7 +228,7 @@ def _at_mask(model: Model, text: str, subject: str) -> tuple[Request, ...]:
     from fairforget.data.unqover import MASK
 
     left, right = text.split(MASK)
-    start, end = special_ids(model)
+    start, end = model.enclosing_ids()
     before, pieces = model.join_ids(left, subject)
     _, after = model.join_ids(left + subject, right)
     if len(pieces) != 1:

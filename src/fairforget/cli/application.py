@@ -10,6 +10,7 @@ import typer
 from fairforget.cli import (
     audit,
     cache,
+    chain,
     compare,
     data,
     debias,
@@ -59,7 +60,7 @@ def _application(  # pyright: ignore[reportUnusedFunction]  (typer calls it)
     del version
 
 
-for verb in (debias, study, audit, compare, geometry, trace, stress, report, generate, listing, show, doctor, validate, push):
+for verb in (debias, study, chain, audit, compare, geometry, trace, stress, report, generate, listing, show, doctor, validate, push):
     app.command(verb.NAME)(verb.command)
 
 _edits = _group("Put a saved edit on a model, take it off, combine, describe and export it.")

@@ -1,8 +1,8 @@
 """What a method may be trained on: the `train` part of a built-in source, or the user's file.
 
-Sources by name: ``starter``, ``stereoset``, ``bbq``, ``winogender``, ``edos``, ``civil-comments``, ``corpus``, ``gap``, ``stsb``. Anything
-else is the user's: a path, or ``datasets:owner/name``. CrowS-Pairs and HateCheck are not among them: they are test data, and their authors
-ask that nothing be trained on them.
+Sources by name: ``starter``, ``stereoset``, ``bbq``, ``winogender``, ``edos``, ``civil-comments``, ``corpus``, ``gap``, ``stsb``, and
+``qa:TASK``, the questions of a task. Anything else is the user's: a path, or ``datasets:owner/name``. CrowS-Pairs and HateCheck are not
+among them: they are test data, and their authors ask that nothing be trained on them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fairforget.data.catalogue import get_dataset
 from fairforget.data.gap import load_gap
 from fairforget.data.overlap import find_overlap
 from fairforget.data.posts import load_edos, load_toxic_spans
+from fairforget.data.question_answering import TASK_DATASETS, load_questions, put_question, question_tasks
 from fairforget.data.stereoset import TASKS, StereoSetExample, load_stereoset
 from fairforget.data.stsb import load_stsb
 from fairforget.data.swaps import swap_gender
@@ -28,11 +29,14 @@ from fairforget.files import sha256_file
 
 StereoSetTask = Literal["intersentence", "intrasentence", "both"]
 
-USER_ROLES = ("text", "counterpart", "partner", "group", "cluster")
-"""What a column of the user's training data can be used for; only ``text`` is needed. ``counterpart`` holds the same text with the
-anti-stereotype in place of the stereotype, e.g. ``sent_less`` to the text ``sent_more`` in a file like CrowS-Pairs; ``partner`` a text
-that goes with it, as a hypothesis goes with its premise."""
+USER_ROLES = ("text", "prompt", "counterpart", "partner", "group", "cluster")
+"""What a column of the user's training data can be used for; only ``text`` is needed. ``prompt`` holds the question that the text answers,
+``counterpart`` the same text with the anti-stereotype in place of the stereotype, e.g. ``sent_less`` to the text ``sent_more`` in a file
+like CrowS-Pairs, ``partner`` a text that goes with it, as a hypothesis goes with its premise."""
 
+
+QUESTIONS = "qa:"
+"""What the name of a source begins with that is a question-answering task."""
 
 ALIKE = 4.0
 """Score of an STS-B pair from which on its sentences count as following from each other (MABEL's entailment pairs are not to be had)."""
@@ -53,6 +57,8 @@ class TrainingText:
     """Another text that goes with it: that follows from it, or says nearly the same."""
     spans: tuple[tuple[int, int], ...] = ()
     """Start and end of the characters that annotators found harmful, where the source has them."""
+    prompt: str = ""
+    """What stands right before the text where that is the answer to a question, white space included: given, and not learned itself."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,11 @@ def training_source(
             :func:`fairforget.data.bbq.bbq_pair`), ``winogender`` (sentences of the `train` occupations with the pronoun of the
             stereotype), ``edos`` (posts of the train split labelled sexist), ``civil-comments`` (posts of the train split with a toxic
             span), ``corpus`` (neutral sentences that name a gender, race or religion), ``gap`` (Wikipedia snippets with a pronoun),
-            ``stsb`` (pairs of sentences that say nearly the same), the path of a CSV, TSV, JSONL or Parquet file, or
+            ``stsb`` (pairs of sentences that say nearly the same), ``qa:TASK`` (questions of the `train` part of a task of
+            :mod:`fairforget.data.question_answering`, answered by letters), the path of a CSV, TSV, JSONL or Parquet file, or
             ``datasets:owner/name``.
         stereoset_task: which StereoSet task(s) the stereotypes are taken from.
-        columns: for the user's data, role (``text``, ``counterpart``, ``group``, ``cluster``) to column; by default the column ``text``.
+        columns: for the user's data, role (see :data:`USER_ROLES`) to column; by default the column ``text``.
         split: split of a `datasets` id.
         config: configuration of a `datasets` id.
 
@@ -99,11 +106,14 @@ def training_source(
         "corpus": _corpus,
         "gap": _gap,
         "stsb": _stsb,
+        **{f"{QUESTIONS}{task}": lambda task=task: _questions(task) for task in question_tasks()},
     }
     if name in builders:
         if columns:
             raise UsageError(f"The training source '{name}' has fixed columns: leave out `columns`, or give a file of your own.")
         return builders[name]()
+    if name.startswith(QUESTIONS):
+        raise unknown_name("training source", name, builders)
     if not name.startswith(HUB_PREFIX) and not Path(name).expanduser().is_file():
         if Path(name).suffix or len(Path(name).parts) > 1:
             raise DataError(f"There is no file {name} to train on; an id of the datasets library is written {HUB_PREFIX}owner/name.")
@@ -113,7 +123,8 @@ def training_source(
 
 def training_source_names() -> list[str]:
     """Names of the built-in sources, sorted."""
-    return ["bbq", "civil-comments", "corpus", "edos", "gap", "starter", "stereoset", "stsb", "winogender"]
+    plain = ["bbq", "civil-comments", "corpus", "edos", "gap", "starter", "stereoset", "stsb", "winogender"]
+    return sorted([*plain, *(f"{QUESTIONS}{task}" for task in question_tasks())])
 
 
 def _source(name: str, taken: str, texts: list[TrainingText], options: dict[str, Any], datasets: list[dict[str, Any]]) -> TrainingSource:
@@ -126,7 +137,7 @@ def _source(name: str, taken: str, texts: list[TrainingText], options: dict[str,
 
 
 def _digest(texts: list[TrainingText]) -> str:
-    return hashlib.sha256("\0".join(text.text for text in texts).encode()).hexdigest()
+    return hashlib.sha256("\0".join(text.prompt + text.text for text in texts).encode()).hexdigest()
 
 
 def _stereoset(task: StereoSetTask) -> TrainingSource:
@@ -232,6 +243,17 @@ def _starter() -> TrainingSource:
     return _source("starter", "stereotypical sentences of the train pairs", texts, {"part": "train", "note": STARTER_NOTE}, [record])
 
 
+def _questions(task: str) -> TrainingSource:
+    texts = [
+        TrainingText(text=answers[right], groups=question.groups, cluster=question.cluster, prompt=f"{prompt} ")
+        for question in load_questions(task)
+        if question.part == "train"
+        for prompt, answers, right in [put_question(question)]
+    ]
+    return _source(f"{QUESTIONS}{task}", "questions of the train part, answered by letters", texts, {},
+                   [get_dataset(TASK_DATASETS[task]).record()])
+
+
 def _user(source: str, columns: Mapping[str, str], split: str, config: str | None) -> TrainingSource:
     for role in columns:
         if role not in USER_ROLES:
@@ -239,13 +261,16 @@ def _user(source: str, columns: Mapping[str, str], split: str, config: str | Non
     if "text" not in columns:
         raise UsageError("The mapping of training columns names no column for 'text'.")
     texts: list[TrainingText] = []
-    rows = load_user_rows(source, columns, may_be_blank=("group", "counterpart", "partner"), split=split, config=config)
+    rows = load_user_rows(source, columns, may_be_blank=("group", "counterpart", "partner", "prompt"), split=split, config=config)
     for number, row in enumerate(rows, start=1):
         text, group, cluster = row["text"], row.get("group", ""), row.get("cluster", f"row {number}")
-        counterpart, partner = row.get("counterpart", ""), row.get("partner", "")
-        if not (isinstance(text, str) and isinstance(cluster, str) and isinstance(counterpart, str) and isinstance(partner, str)):
-            raise DataError(f"{source} row {number}: text, counterpart, partner and cluster have one value each, not a list.")
-        texts.append(TrainingText(text, (group,) if isinstance(group, str) and group else tuple(group), cluster, counterpart, partner))
+        single = [text, cluster, *(row.get(role, "") for role in ("counterpart", "partner", "prompt"))]
+        words = [value for value in single if isinstance(value, str)]
+        if len(words) < len(single):
+            raise DataError(f"{source} row {number}: text, cluster, counterpart, partner and prompt have one value each, not a list.")
+        prompt = words[4] if not words[4] or words[4][-1].isspace() else f"{words[4]} "
+        groups = (group,) if isinstance(group, str) and group else tuple(group)
+        texts.append(TrainingText(words[0], groups, words[1], words[2], words[3], prompt=prompt))
     options: dict[str, Any] = {"columns": dict(columns)}
     if source.startswith(HUB_PREFIX):
         options |= {"split": split, "config": config}

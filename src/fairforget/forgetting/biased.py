@@ -93,7 +93,7 @@ class BiasedForgetting:
     @property
     def all_equivalent(self) -> bool:
         """Whether every group's |BF_k| is surely under the margin (each test at full size: Berger 1982's intersection-union)."""
-        return bool(self.groups.height and self.groups["equivalent"].all())
+        return bool(self.margin is not None and self.groups.height and self.groups["equivalent"].all())
 
 
 def biased_forgetting(

@@ -22,7 +22,7 @@ from fairforget.models.model import Model
 from fairforget.training import TextStream
 from fairforget.training.selection import Selection
 
-SELECTORS = ("all", "attention", "mlp", "layers", "heads", "neurons", "contrastive-gradient", "fisher-ratio")
+SELECTORS = ("all", "attention", "mlp", "half", "layers", "heads", "neurons", "contrastive-gradient", "fisher-ratio")
 """Names of selectors; ``layers`` is written with its numbers, ``layers:2-4``."""
 
 PAIRS = {"heads": 16, "neurons": 16, "contrastive-gradient": 128, "fisher-ratio": 64}
@@ -39,6 +39,7 @@ def find_selection(model: Model, selector: str, data: Sequence[tuple[str, str]],
 
     - ``all``: every parameter. ``attention``, ``mlp``: the linear modules of that kind in every block, with their biases. ``layers:2-4``:
       all parameters of these blocks, from 0, both ends included.
+    - ``half``: in every block half of the modules of attention, of the MLP and of the norms, drawn by the seed (half fine-tuning).
     - ``heads``: the share of attention heads with the largest natural indirect effect on the pairs' margins: rows of query, key and value
       (those of a key and value head where any of the query heads that share it is chosen) and columns of the output projection.
     - ``neurons``: the share of MLP neurons with the largest integrated gradient of the margins: their rows in the modules before and their
@@ -50,7 +51,7 @@ def find_selection(model: Model, selector: str, data: Sequence[tuple[str, str]],
         selector: one of these.
         data: stereotype and counterpart; the last four selectors need them.
         share: of heads, neurons or parameters.
-        seed: of the draw of pairs, and of noise.
+        seed: of the draw of modules or pairs, and of noise.
 
     Raises:
         UsageError: no such selector, no pairs where they are needed, a share out of range, or a model that the selector cannot read.
@@ -72,6 +73,9 @@ def find_selection(model: Model, selector: str, data: Sequence[tuple[str, str]],
         linears = [linear for block in find_blocks(model) for linear in (block.attention if selector == "attention" else block.mlp)]
         names = [f"{linear.name}.{name}" for linear in linears for name, _ in linear.module.named_parameters()]
         return Selection(_canonical(model, names), facts=facts)
+    if selector == "half":
+        names, drawn = draw_half(find_blocks(model), seed)
+        return Selection(_canonical(model, names), facts={**facts, "modules": drawn})
     associations = _associations(model, selector, data, seed)
     finders: dict[str, Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]] = {
         "heads": lambda: _heads(model, associations, share, seed),
@@ -97,6 +101,47 @@ def _canonical(model: Model, names: Sequence[str]) -> tuple[str, ...]:
     """Each parameter once, under the name that ``named_parameters`` gives it."""
     sites = find_sites(model.hf)
     return tuple(dict.fromkeys(sites[name].name for name in names if sites[name].parameter.is_floating_point()))
+
+
+def draw_half(blocks: Sequence[Block], seed: int) -> tuple[list[str], dict[str, list[int]]]:
+    """Half of the parameters of every block, by category (Hui et al. 2024, arXiv 2404.18466).
+
+    The categories are linear modules of attention, those of the MLP (and whatever else holds a matrix), and norms; a module's weight and
+    bias go together. Of an odd number the one in the middle is trained in half of the blocks. What is outside of the blocks, embeddings
+    and head, stays as it is (ours). The paper draws anew at every stage of training: give every stage its seed.
+
+    Args:
+        blocks: of the model.
+        seed: of the draw.
+
+    Returns:
+        Names of the parameters, and for each category the number of modules drawn and of all.
+    """
+    generator = np.random.default_rng([seed, 17])
+    kinds: dict[str, list[list[str]]] = {"attention": [], "mlp": [], "norms": []}
+    holders: dict[str, list[str]] = {}
+    for block in blocks:
+        linear = {id(one.module): kind for kind, modules in (("attention", block.attention), ("mlp", block.mlp)) for one in modules}
+        found: dict[str, list[str]] = {kind: [] for kind in kinds}
+        for name, module in block.module.named_modules(prefix=block.name):
+            own = dict(module.named_parameters(recurse=False))
+            if own:
+                matrix = any(parameter.ndim > 1 for parameter in own.values())
+                found[linear.get(id(module), "mlp" if matrix else "norms")].append(name)
+                holders[name] = [f"{name}.{parameter}" for parameter in own]
+        for kind, names in found.items():
+            kinds[kind].append(names)
+    chosen: list[str] = []
+    facts: dict[str, list[int]] = {}
+    for kind, groups in kinds.items():
+        fuller = set(generator.permutation(len(groups))[: len(groups) // 2].tolist())
+        drawn: list[str] = []
+        for number, names in enumerate(groups):
+            take = len(names) // 2 + (len(names) % 2 if number in fuller else 0)
+            drawn += [names[place] for place in sorted(generator.permutation(len(names))[:take].tolist())]
+        facts[kind] = [len(drawn), sum(len(names) for names in groups)]
+        chosen += [parameter for name in drawn for parameter in holders[name]]
+    return chosen, facts
 
 
 def _heads(model: Model, associations: Sequence[Association], share: float, seed: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,7 +17,7 @@ from fairforget.data.training import TrainingSource, TrainingText
 from fairforget.edits import Edit, EditRecord
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
-from fairforget.methods._retain import collapse_terms, retain_terms, retain_texts
+from fairforget.methods._retain import collapse_terms, retain_stream, retain_terms
 from fairforget.methods._tuning import tune_lora, tune_weights
 from fairforget.models.model import Model
 from fairforget.objectives.drift import Reference
@@ -31,9 +31,12 @@ RETAIN = "retain"
 class TrainedSettings(Settings):
     """Settings that every method with a loss has."""
 
-    tuning: str = Field("lora", pattern=r"^(lora|full|attention|mlp|layers:\d+(-\d+)?|heads|neurons|contrastive-gradient|fisher-ratio)$")
+    tuning: str = Field(
+        "lora", pattern=r"^(lora|full|attention|mlp|half|layers:\d+(-\d+)?|heads|neurons|contrastive-gradient|fisher-ratio)$"
+    )
     """What is trained: `lora`, low-rank factors on `targets`; `full`, all weights; or weights that a selector picks: `attention`, `mlp`,
-    `layers:2-4`, `heads` (causal mediation), `neurons` (integrated gradients), `contrastive-gradient` or `fisher-ratio` (parameters)."""
+    `half` (of every block, drawn), `layers:2-4`, `heads` (causal mediation), `neurons` (integrated gradients), `contrastive-gradient` or
+    `fisher-ratio` (parameters)."""
     selected_share: float = Field(0.1, gt=0, le=1)
     """Share that the selectors heads, neurons, contrastive-gradient and fisher-ratio pick."""
     learning_rate: float = Field(5e-5, gt=0, le=1)
@@ -70,12 +73,31 @@ class TrainedSettings(Settings):
     retain_weight: float = Field(1.0, ge=0)
     """Weight of that term."""
     retain_text: str = "starter"
-    """Neutral text to be retained: `starter` (sentences of the starter set), `lm-corpus-small` (textbook and dialogues), or a text file
-    with one text a line."""
+    """Text to be retained: `starter` (neutral sentences of the starter set), `lm-corpus-small` (textbook and dialogues), `own` (the
+    training texts, or the prompts of questions, as in LwF), a text file with one text a line, or a JSONL file whose rows have `text`, or
+    `prompt` and `answer`: then only the answer counts."""
+    retain_temperature: float = Field(1.0, gt=0, le=100)
+    """With retain=kl: temperature T of T² KL(base || tuned). Learning without forgetting (Li, Hoiem 2016) takes 2."""
     l2_sp: float = Field(0.0, ge=0)
     """Weight of half the squared distance of the weights from the base's (L2-SP, Li et al. 2018)."""
     ewc: float = Field(0.0, ge=0)
     """Weight of half the same distance weighted by the Fisher information on `retain_text`, per example (EWC, Kirkpatrick et al. 2017)."""
+    ewc_rows: int = Field(64, ge=1)
+    """Rows that the Fisher information is the mean over, the first of `retain_text`."""
+    ewc_labels: Literal["given", "drawn"] = "given"
+    """Labels that its gradients are of: `given` by the text (the empirical Fisher information), or `drawn` from the base's predictions."""
+    orthogonal: float = Field(0.0, ge=0)
+    """Weight λ₁ of O-LoRA's Σ |A_prev A_newᵀ|, that new low-rank factors read other directions than earlier ones. Wang et al. 2023 take
+    0.5."""
+    orthogonal_to: list[str] = Field(default_factory=list[str])
+    """Folders of the earlier low-rank edits."""
+    sam: float = Field(0.0, ge=0)
+    """Radius ρ of sharpness-aware minimisation: gradients at θ + ρ g/‖g‖, two passes a step (SAM, Foret et al. 2021, who take 0.05)."""
+    sam_adaptive: bool = False
+    """Scale that step by the weights, θ + ρ |θ|² g / ‖|θ| g‖ (ASAM, Kwon et al. 2021), which wants a ρ about ten times as large."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay d of the average of the trained parameters over the steps, (1 - d) Σ d^(t-i) θ_i / (1 - d^t), which the edit is made from;
+    0 is the last step's parameters."""
     unc3: float = Field(0.0, ge=0)
     """Weight of (U)NC3, the spread over words of the angle between a word's output row and the mean state that calls for it. Xu et al.
     2025 take 100 with masked likelihood, 10 with contrastive losses, 5 with Context-Debias and ADEPT."""
@@ -130,6 +152,21 @@ class TrainedMethod(Method):
         assert isinstance(self.settings, TrainedSettings)
         return self.settings
 
+    def check(self, model: Model) -> None:
+        """Refuse a model that the method is not made for, and settings that do not go together; see :meth:`Method.check`."""
+        super().check(model)
+        settings = self.common
+        if settings.tuning != "lora" and bool(getattr(model.hf, "is_quantized", False)):
+            raise UsageError("The weights of a quantised model cannot be trained: use tuning=lora, or load it without --load-in-4bit.")
+        if settings.batch_size % settings.accumulation:
+            raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
+        if bool(settings.orthogonal) != bool(settings.orthogonal_to):
+            raise UsageError("orthogonal, a weight, and orthogonal_to, folders of low-rank edits, go together: set both or neither.")
+        if settings.orthogonal and settings.tuning != "lora":
+            raise UsageError(f"orthogonal needs low-rank factors, and tuning={settings.tuning} trains none: set tuning=lora.")
+        if settings.sam_adaptive and not settings.sam:
+            raise UsageError("sam_adaptive says how SAM's step is scaled: set its radius sam too, about 0.5.")
+
     @abstractmethod
     def streams(self, job: Job) -> Mapping[str, Stream]:
         """Rows to train on by stream name, the leading stream first; called with the plain base."""
@@ -149,10 +186,6 @@ class TrainedMethod(Method):
         """
         self.check(model)
         settings = self.common
-        if settings.tuning != "lora" and bool(getattr(model.hf, "is_quantized", False)):
-            raise UsageError("The weights of a quantised model cannot be trained: use tuning=lora, or load it without --load-in-4bit.")
-        if settings.batch_size % settings.accumulation:
-            raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
         texts = texts_of(data)
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
         with tempfile.TemporaryDirectory() as scratch:
@@ -162,16 +195,13 @@ class TrainedMethod(Method):
             collapse, facts = collapse_terms(settings, model, texts, self.collapse_stream or next(iter(streams)), seed)
             job.notes |= facts
             if settings.retain != "none" or settings.ewc:
-                streams[RETAIN] = TextStream(
-                    model, retain_texts(settings.retain_text, seed), max_length=settings.max_length, masking_rate=settings.masking_rate,
-                    seed=seed + 1,
-                )
+                streams[RETAIN], job.notes["retained"] = retain_stream(settings, model, job.data, seed)
             leading = len(next(iter(streams.values())))
             steps = settings.steps or max(1, round(settings.epochs * leading / settings.batch_size))
             dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // leading))
 
             def run(reference: Reference) -> dict[str, Any]:
-                terms = [*self.objectives(job, reference), *retain_terms(settings, streams.get(RETAIN), reference), *collapse]
+                terms = [*self.objectives(job, reference), *retain_terms(settings, streams.get(RETAIN), reference, seed), *collapse]
                 return train(
                     model,
                     terms,
@@ -182,6 +212,9 @@ class TrainedMethod(Method):
                     learning_rate=settings.learning_rate,
                     warmup_steps=round(settings.warmup_share * steps),
                     scheduler=settings.scheduler,
+                    sam=settings.sam,
+                    sam_adaptive=settings.sam_adaptive,
+                    ema=settings.ema,
                     precision=settings.precision,
                     folder=job.folder,
                     seed=seed,

@@ -63,6 +63,9 @@ class PcguSettings(Settings):
     update: Literal["advantaged", "disadvantaged", "contrast", "dynamic"] = "advantaged"
     """Step of a chosen vector: lower the stereotype, raise the counterpart, both at once (`contrast`: what the two share cancels), or both
     with the roles of each pair given by which text the model prefers now (`dynamic`)."""
+    neutral_width: float = Field(0.0, ge=0)
+    """Update `dynamic`: a pair with a margin |J_adv − J_dis| below this (nats, or logits) weighs in proportion to it, so that a neutral pair
+    is left alone: the gradient of Huber's function of the margins. 0 = the sign alone, the gradient of their absolute value (Yu et al.)."""
     ranking: Literal["cosine", "flex", "interval"] = "cosine"
     """Which vectors are chosen: smallest cosine of the two gradients, most fall of the margin for its cost on retained text, or a stretch
     of the cosine ranking (to find out where a model is rigid)."""
@@ -84,6 +87,8 @@ class PcguSettings(Settings):
     """Leave out vectors of which a gradient is zero (embeddings of tokens that do not occur): their cosine of 0 would fill the choice."""
     learning_rate: float = Field(1e-3, gt=0, le=100)
     """Step size η of plain gradient descent on the chosen vectors."""
+    scheduler: Literal["constant", "linear"] = "constant"
+    """η of later updates: the same (both released codes), or falling evenly, of n updates the last with η / n."""
     epochs: float = Field(1.0, gt=0, le=1000)
     """Passes over the pairs. `updates` overrides it."""
     updates: int | None = Field(None, ge=1)
@@ -281,7 +286,8 @@ class _Unlearning:
             model, changes.partition, batches, update=settings.update, preference=settings.objective, blocks=settings.second_pass_blocks
         )
         model.hf.eval()
-        chosen = self._chosen(changes.partition, found, statistics)
+        rate = settings.learning_rate * (1 - number / self.updates if settings.scheduler == "linear" else 1)
+        chosen = self._chosen(changes.partition, found, statistics, rate)
         selected = torch.zeros(changes.partition.count, dtype=torch.bool)
         selected[chosen] = True
         for tensor in changes.partition:
@@ -289,10 +295,10 @@ class _Unlearning:
             if len(numbers) and tensor.name in found.direction:
                 step = found.direction.pop(tensor.name)
                 places = tensor.places(numbers.to(step.device))
-                changes.add(tensor, numbers, tensor.rows(step)[places].float() * -settings.learning_rate)
+                changes.add(tensor, numbers, tensor.rows(step)[places].float() * -rate)
         return found.margin
 
-    def _chosen(self, partition: VectorPartition, found: Contrast, statistics: RetainStatistics | None) -> torch.Tensor:
+    def _chosen(self, partition: VectorPartition, found: Contrast, statistics: RetainStatistics | None, rate: float) -> torch.Tensor:
         settings = self.settings
         similarity = similarities(found.sums, found.present, skip_zero_gradient=settings.skip_zero_gradient)
         count = settings.count or round(settings.share * partition.count)
@@ -302,8 +308,8 @@ class _Unlearning:
             return smallest(similarity, count)
         products, curvatures = statistics.along(partition, found.direction)
         return most_for_cost(
-            benefits(found.sums.cpu(), settings.update, settings.learning_rate),
-            costs(products, curvatures, settings.learning_rate),
+            benefits(found.sums.cpu(), settings.update, rate),
+            costs(products, curvatures, rate),
             count,
             settings.cost_budget / self.updates,
             torch.isinf(similarity.cpu()),
@@ -328,9 +334,14 @@ class _Unlearning:
 
     @torch.no_grad()
     def _oriented(self, batch: PairBatch) -> PairBatch:
-        """The batch with a sign for each pair: +1 where the stereotype is preferred now, else −1 (Yu et al. 2023, dynamic direction)."""
+        """The batch with a factor for each pair: +1 where the stereotype is preferred now, else −1 (Yu et al. 2023, dynamic direction).
+
+        Within `neutral_width` it is margin / width: the derivative of Huber's function (Huber 1964), of which neutral is a point of rest.
+        """
         counterpart, stereotype = (preferences(self.model, side, self.settings.objective) for side in batch.halves())
-        return PairBatch(batch.advantaged, batch.disadvantaged, torch.where(counterpart < stereotype, batch.weights, -batch.weights))
+        margin, width = stereotype - counterpart, self.settings.neutral_width
+        factors = (margin / width).clamp(-1, 1) if width else torch.where(margin > 0, 1.0, -1.0)
+        return PairBatch(batch.advantaged, batch.disadvantaged, batch.weights * factors)
 
     def _retain_statistics(self, changes: VectorChanges) -> RetainStatistics:
         """Of the base: changes that a checkpoint put on are taken off for it."""

@@ -11,14 +11,14 @@ from pydantic import Field
 
 from fairforget.methods._base import texts_of
 from fairforget.methods._forget import FORGET, ForgetMethod, ForgetSettings
-from fairforget.methods._retain import retain_texts
+from fairforget.methods._retain import retain_stream
 from fairforget.methods._trained import RETAIN, Job
 from fairforget.models.hidden_sites import Layer
 from fairforget.models.model import Model
 from fairforget.objectives import HiddenMatch, Misdirection
 from fairforget.objectives.drift import Reference
 from fairforget.settings import Settings
-from fairforget.training import Objective, Stream, TextStream
+from fairforget.training import Objective, Stream
 from fairforget.training.streams import Collator
 
 PAPERS_LAYER, PAPERS_DEPTH = 7, 32
@@ -53,11 +53,8 @@ class Rmu(ForgetMethod):
         settings, forget = self.settings, self.text_stream(job, texts_of(job.data))
         layer = self.layer_of(job.model)
         steering = settings.steering if settings.steering is not None else round(state_norm(job.model, forget, layer), 4)
-        job.notes |= {"layer": layer, "steering": steering}
-        neutral = TextStream(
-            job.model, retain_texts(settings.retain_text, job.seed), max_length=settings.max_length, masking_rate=settings.masking_rate,
-            seed=job.seed + 1,
-        )
+        neutral, facts = retain_stream(settings, job.model, job.data, job.seed)
+        job.notes |= {"layer": layer, "steering": steering, "retained": facts}
         return {FORGET: forget, RETAIN: neutral}
 
     def objectives(self, job: Job, reference: Reference) -> list[Objective]:

@@ -99,6 +99,16 @@ class Model:
             self._base_hash = content_hash(self.hf)
         return self._base_hash
 
+    @contextlib.contextmanager
+    def rebased(self) -> Generator[None]:
+        """While the block runs its weights are a base of their own, whose hash is taken anew; the caller puts the weights back."""
+        before = self._base_hash
+        self._base_hash = None
+        try:
+            yield
+        finally:
+            self._base_hash = before
+
     @property
     def state_id(self) -> str:
         """Base hash, and content hash and exact strength of each attached edit."""
@@ -168,6 +178,15 @@ class Model:
         start = self.token_ids(context)
         whole = self.token_ids(context + continuation)
         return whole[: len(start)], whole[len(start) :]
+
+    def enclosing_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that the tokenizer of a masked model puts before and after a text."""
+        probe = "a"
+        core, whole = self.token_ids(probe), self.sequence_ids(probe)
+        for start in range(len(whole) - len(core) + 1):
+            if whole[start : start + len(core)] == core:
+                return tuple(whole[:start]), tuple(whole[start + len(core) :])
+        raise ValueError("the tokenizer's special tokens change the ids between them")
 
     @property
     def prefix(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from fairforget.objectives.elastic import ElasticWeightConsolidation, L2ToBase
 from fairforget.objectives.fairness import EvenDivergence, SquaredGap, VocabularyDivergence
 from fairforget.objectives.likelihood import CrossEntropy, row_log_probabilities, token_log_probabilities
 from fairforget.objectives.misdirection import Misdirection
+from fairforget.objectives.orthogonal import OrthogonalFactors
 from fairforget.objectives.preference import DirectPreference, NegativePreference, SimpleNegativePreference
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "L2ToBase",
     "Misdirection",
     "NegativePreference",
+    "OrthogonalFactors",
     "SidesStream",
     "SimpleNegativePreference",
     "SquaredGap",

@@ -19,34 +19,39 @@ Reference = Callable[[], AbstractContextManager[object]]
 
 
 class KLToBase(Objective):
-    """Forward divergence from the base, E_t KL(p_ref(. | context) || p(. | context)), over the predicted places of the stream.
+    """Forward divergence from the base, E_t T² KL(p_ref(. | context) || p(. | context)), over the predicted places of the stream.
 
     Limits drift under negation too: what is not learnt is not subtracted (Yao et al. 2023, arXiv 2310.10683, there averaged over padding
     as well; padding and unpredicted places are left out here). The reference's logits are computed batch by batch and not stored.
+
+    At a temperature T both distributions are softmax(logits / T) and T² keeps the size of the gradient (Hinton et al. 2015, arXiv
+    1503.02531, section 2). On the texts of the new task it is learning without forgetting (Li, Hoiem 2016, arXiv 1606.09282), with T = 2.
 
     Args:
         reference: context in which the model is its base.
         weight: factor of the term.
         stream: stream of text on which the model should stay as it is.
+        temperature: T.
     """
 
     role: ClassVar[Role] = "regularize"
 
-    def __init__(self, reference: Reference, weight: float = 1.0, stream: str = "retain") -> None:
+    def __init__(self, reference: Reference, weight: float = 1.0, stream: str = "retain", *, temperature: float = 1.0) -> None:
         super().__init__(weight, stream)
-        self.reference = reference
+        self.reference, self.temperature = reference, temperature
 
     def count(self, batch: Batch) -> int:
         """Number of places that a prediction exists for."""
         return int((batch["labels"] != IGNORED).sum())
 
     def sum(self, model: Model, batch: Batch) -> Tensor:
-        """Summed divergence, nats."""
+        """Summed divergence, nats times T²."""
 
         def log_probabilities() -> Tensor:
-            return torch.log_softmax(label_logits(model, batch)[0], dim=-1)
+            return torch.log_softmax(label_logits(model, batch)[0] / self.temperature, dim=-1)
 
-        return kl_divergence(at_base(model, self.reference, log_probabilities), log_probabilities()).sum()
+        base = at_base(model, self.reference, log_probabilities)
+        return self.temperature**2 * kl_divergence(base, log_probabilities()).sum()
 
 
 class HiddenMatch(Objective):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairforget.models.model import Model
-from fairforget.objectives.likelihood import token_log_probabilities
+from fairforget.objectives.likelihood import label_logits
 from fairforget.progress import task
 from fairforget.training.objective import Batch, Objective, Role
 from fairforget.training.streams import Collator, Stream
@@ -19,8 +19,8 @@ FISHER_ROWS = 64
 
 
 @dataclass(frozen=True)
-class _Adapter:
-    """Low-rank factors on one linear module, (rank, in) and (out, rank)."""
+class Adapter:
+    """Low-rank factors on one linear module, (rank, in) and (out, rank); `name` is that of the weight in the plain model."""
 
     name: str
     weight: nn.Parameter
@@ -43,11 +43,11 @@ class _Anchored(Objective):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight, stream=None)
         self.anchors: dict[str, tuple[nn.Parameter, Tensor]] = {}
-        self.adapters: list[_Adapter] = []
+        self.adapters: list[Adapter] = []
 
     def prepare(self, model: Model) -> None:
         """Keep a copy of the weights that are trained; of adapters nothing needs keeping, since they start at no change."""
-        self.adapters = list(_adapters(model.hf))
+        self.adapters = list(find_adapters(model.hf))
         factors = {id(factor) for adapter in self.adapters for factor in (adapter.first, adapter.second)}
         self.anchors = {
             name: (parameter, parameter.detach().clone())
@@ -80,19 +80,23 @@ class L2ToBase(_Anchored):
 class ElasticWeightConsolidation(_Anchored):
     """EWC: ½ Σ_j F_j (θ_j - θ₀_j)², F_j = mean over texts of (∂ log p(text) / ∂θ_j)² at the base (Kirkpatrick et al. 2017, eq. 3).
 
-    The Fisher information is taken text by text, the square before the mean; a text's likelihood is that of its labelled tokens. Under
-    low-rank tuning F is that of the adapted weights and the distance is that of the product.
+    The Fisher information is taken text by text, the square before the mean; a text's likelihood is that of its labelled tokens, of a
+    question's answer for instance. Under low-rank tuning F is that of the adapted weights and the distance is that of the product.
 
     Args:
         stream: texts whose likelihood is to stay.
         weight: factor of the term.
         rows: texts that F is the mean over.
         cumulative: square the sum of the gradients so far at each text, as the released code of BERT-ASE does.
+        drawn: labels are drawn from the base's own predictions, see :func:`fisher_information`.
+        seed: of the draw.
     """
 
-    def __init__(self, stream: Stream, weight: float = 1.0, rows: int = FISHER_ROWS, *, cumulative: bool = False) -> None:
+    def __init__(
+        self, stream: Stream, weight: float = 1.0, rows: int = FISHER_ROWS, *, cumulative: bool = False, drawn: bool = False, seed: int = 0
+    ) -> None:
         super().__init__(weight)
-        self.texts, self.rows, self.cumulative = stream, rows, cumulative
+        self.texts, self.rows, self.cumulative, self.drawn, self.seed = stream, rows, cumulative, drawn, seed
         self.fisher: dict[str, Tensor] = {}
 
     def prepare(self, model: Model) -> None:
@@ -101,7 +105,9 @@ class ElasticWeightConsolidation(_Anchored):
         held = {name: parameter for name, (parameter, _) in self.anchors.items()} | {
             adapter.name: adapter.weight for adapter in self.adapters
         }
-        self.fisher = fisher_information(model, self.texts, held, self.rows, cumulative=self.cumulative)
+        self.fisher = fisher_information(
+            model, self.texts, held, self.rows, cumulative=self.cumulative, drawn=self.drawn, seed=self.seed
+        )
 
     def sum(self, model: Model, batch: Batch) -> Tensor:
         """Half the weighted squared distance."""
@@ -114,9 +120,10 @@ class ElasticWeightConsolidation(_Anchored):
 
 
 def fisher_information(
-    model: Model, stream: Stream, parameters: dict[str, nn.Parameter], rows: int = FISHER_ROWS, *, cumulative: bool = False
+    model: Model, stream: Stream, parameters: dict[str, nn.Parameter], rows: int = FISHER_ROWS, *, cumulative: bool = False,
+    drawn: bool = False, seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Empirical diagonal Fisher information, per text.
+    """Diagonal Fisher information, per text: the empirical one, of the texts' own labels, or one of drawn labels.
 
     Args:
         model: the model, at the point where the information is wanted.
@@ -124,6 +131,9 @@ def fisher_information(
         parameters: what it is taken of, by name; those that need no gradient are given one for the while.
         rows: number of texts, the first of the stream.
         cumulative: square the sum of the gradients so far in place of each text's own.
+        drawn: draw each label from the model's prediction at its place, the context as it is in the text: an estimate, by one draw a
+            text, of the Fisher information proper, which does not vanish on texts that the model is sure of.
+        seed: of the draw.
 
     Returns:
         float32 tensors of the parameters' shapes: mean over texts of the squared gradient of the text's log-likelihood.
@@ -135,13 +145,18 @@ def fisher_information(
     was_training = model.hf.training
     model.hf.eval()
     collator, rows = Collator(model.pad_id), min(rows, len(stream))
+    generator = torch.Generator().manual_seed(seed)
     try:
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         with torch.enable_grad(), task("Fisher information", rows) as advance:
             for row in range(rows):
                 batch = {field: tensor.to(model.device) for field, tensor in collator.batch([stream.example(row, 0)]).items()}
-                likelihood = token_log_probabilities(model, batch).sum()
+                logits, labels = label_logits(model, batch)
+                if drawn:
+                    predicted = torch.softmax(logits.detach().cpu(), dim=-1)
+                    labels = torch.multinomial(predicted, 1, generator=generator).squeeze(1).to(labels.device)
+                likelihood = torch.log_softmax(logits, dim=-1).gather(1, labels.unsqueeze(1)).sum()
                 gradients = torch.autograd.grad(likelihood, list(parameters.values()), allow_unused=True, materialize_grads=True)
                 for name, gradient in zip(parameters, gradients, strict=True):
                     if cumulative:
@@ -156,7 +171,7 @@ def fisher_information(
     return found
 
 
-def _adapters(hf: nn.Module) -> Iterator[_Adapter]:
+def find_adapters(hf: nn.Module) -> Iterator[Adapter]:
     """The trained LoRA factors of a model that PEFT wrapped."""
     for name, module in hf.named_modules():
         layer: Any = module
@@ -166,7 +181,7 @@ def _adapters(hf: nn.Module) -> Iterator[_Adapter]:
         for adapter in layer.active_adapters:
             if adapter in factors and factors[adapter].weight.requires_grad:
                 weight = layer.get_base_layer().weight
-                yield _Adapter(
+                yield Adapter(
                     f"{name}.weight", weight, factors[adapter].weight, layer.lora_B[adapter].weight, float(layer.scaling[adapter]),
                     transposed=tuple(weight.shape) != (layer.out_features, layer.in_features) or bool(layer.fan_in_fan_out),
                 )

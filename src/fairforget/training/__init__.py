@@ -2,11 +2,12 @@
 
 from fairforget.training.monitor import Monitor
 from fairforget.training.objective import IGNORED, Batch, Objective, Role
-from fairforget.training.streams import PairStream, Row, Stream, StreamDataset, TextStream
+from fairforget.training.streams import AnswerStream, PairStream, Row, Stream, StreamDataset, TextStream
 from fairforget.training.trainer import ObjectiveTrainer, train
 
 __all__ = [
     "IGNORED",
+    "AnswerStream",
     "Batch",
     "Monitor",
     "Objective",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -30,10 +31,13 @@ class MonitorCallback(TrainerCallback):
     Args:
         monitor: the monitor.
         model: the model in training.
+        shown: a context in which the model has the weights that it would end with; those in training by default.
     """
 
-    def __init__(self, monitor: Monitor, model: Model) -> None:
-        self.monitor, self.model = monitor, model
+    def __init__(
+        self, monitor: Monitor, model: Model, shown: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    ) -> None:
+        self.monitor, self.model, self.shown = monitor, model, shown
         self.reason: str | None = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
@@ -42,7 +46,8 @@ class MonitorCallback(TrainerCallback):
         if self.monitor.looks and state.global_step % every == 0 and state.global_step < state.max_steps:
             was_training = self.model.hf.training
             self.model.hf.eval()
-            self.reason = self.monitor.look(self.model, state.global_step)
+            with self.shown():
+                self.reason = self.monitor.look(self.model, state.global_step)
             self.model.hf.train(was_training)
             control.should_training_stop = control.should_training_stop or self.reason is not None
 

@@ -82,6 +82,57 @@ class TextStream:
         return {"ids": ids, "labels": labels}
 
 
+class AnswerStream:
+    """Prompts with the answer that follows each; the loss is on the answer alone.
+
+    Token ids are cut as they are where the answer is scored: prompt and answer are tokenised as one text, and white space at the prompt's
+    end goes to the answer. In masked models all tokens of the answer hold the mask at once.
+
+    Args:
+        model: whose tokenizer and family decide ids and labels.
+        rows: prompt and answer; the answer as it follows the prompt, with the white space between them.
+        max_length: rows with more tokens are left out, since a cut could take the question away from the answer.
+
+    Attributes:
+        left_out: rows that are too long, or whose answer has no token.
+
+    Raises:
+        UsageError: no row is left.
+    """
+
+    def __init__(self, model: Model, rows: Sequence[tuple[str, str]], *, max_length: int = 512) -> None:
+        limit = min(max_length, model.max_length)
+        self.rows: list[Row] = []
+        for prompt, answer in rows:
+            row = answer_row(model, prompt, answer)
+            if row is not None and len(row["ids"]) <= limit:
+                self.rows.append(row)
+        self.left_out = len(rows) - len(self.rows)
+        if not self.rows:
+            raise UsageError(f"None of the {len(rows)} training questions can be used: each needs an answer, and at most {limit} tokens.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def example(self, index: int, visit: int) -> Row:
+        """``ids`` and ``labels`` of a row, the same at every visit."""
+        del visit
+        return self.rows[index % len(self.rows)]
+
+
+def answer_row(model: Model, prompt: str, answer: str) -> Row | None:
+    """A prompt and its answer as ids, the answer's as labels; None where the answer has no token that can be predicted."""
+    before, after = model.join_ids(prompt, answer) if prompt else ([], model.token_ids(answer))
+    if model.family == "causal":
+        before = [*model.prefix, *before]
+        return {"ids": [*before, *after], "labels": [IGNORED] * len(before) + after} if before and after else None
+    start, end = model.enclosing_ids()
+    assert model.mask_id is not None
+    ids = [*start, *before, *([model.mask_id] * len(after)), *end]
+    labels = [*([IGNORED] * (len(start) + len(before))), *after, *([IGNORED] * len(end))]
+    return {"ids": ids, "labels": labels} if after else None
+
+
 class PairStream:
     """Pairs of a stereotype and its counterpart: fields ``ids``, ``labels`` and, of the counterpart, ``other_ids``, ``other_labels``.
 

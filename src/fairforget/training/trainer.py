@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerState, TrainingArguments
@@ -20,12 +21,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.models.model import Model
 from fairforget.progress import task
+from fairforget.training.averaging import ParameterAverage
 from fairforget.training.monitor import FiniteLoss, Monitor, MonitorCallback, PassCallback, ProgressCallback
 from fairforget.training.objective import Batch, Objective
+from fairforget.training.sharpness import Perturbation, SharpnessCallback
 from fairforget.training.streams import Collator, StreamDataset
 
 TRAINABLE_FILE = "trainable.safetensors"
 OBJECTIVES_FILE = "objectives.safetensors"
+AVERAGE_FILE = "average.safetensors"
 
 
 class _Composition(nn.Module):
@@ -54,7 +58,7 @@ class ObjectiveTrainer(Trainer):
     """Trains the parameters that require gradient on a sum of objectives.
 
     Each term is its sum over all units of the accumulated batch and all processes divided by their count, so that 16 x 1 and 4 x 4 rows
-    give the same step.
+    give the same step. Under SAM too: its perturbation is by the gradient of the whole step.
     """
 
     def __init__(self, model: Model, objectives: Sequence[Objective], **arguments: Any) -> None:
@@ -63,6 +67,10 @@ class ObjectiveTrainer(Trainer):
         # The loss below is already divided by the whole batch's count; the names of this switch differ over transformers' versions.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+        self.average: ParameterAverage | None = None
+        self._step_batches: list[Any] = []
+        self._step_counts: Any = None
+        self._losses_before: list[Tensor] = []  # of the step's micro-batches at the weights themselves, where SAM takes two looks
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Take the micro-batches of one step and count each objective's units over all of them and all processes."""
@@ -79,7 +87,46 @@ class ObjectiveTrainer(Trainer):
         )
         if self.accelerator.num_processes > 1:
             counts = self.accelerator.reduce(counts, "sum")
+        self._step_batches, self._step_counts = batches, counts
         return batches, counts
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of a micro-batch; the loss that is logged is that of the weights, also under SAM."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        return self._losses_before.pop(0) if self._losses_before else loss
+
+    def ascend(self, perturbation: Perturbation) -> None:
+        """Put a perturbation on by the gradient of the whole step: all its micro-batches, over all processes.
+
+        What follows sees the same dropout, and the terms' memories, as if there had been no first look.
+        """
+        model, memories = self.model_wrapped, [_copied(objective.state()) for objective in self.composition_objectives]
+        assert isinstance(model, nn.Module)
+        last = len(self._step_batches) - 1
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            self._losses_before = []
+            for number, batch in enumerate(self._step_batches):
+                with contextlib.nullcontext() if number == last else self.accelerator.no_sync(model=model):
+                    self._losses_before.append(super().training_step(model, batch, self._step_counts))
+        for objective, memory in zip(self.composition_objectives, memories, strict=True):
+            objective.load_state(memory)
+        perturbation.put_on(model.parameters())
+
+    def keep_average(self, decay: float) -> ParameterAverage:
+        """Begin to average what is trained."""
+        assert self.model is not None
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        self.average = ParameterAverage(trained, decay)
+        return self.average
+
+    def check_whole_weights(self, what: str) -> None:
+        """Refuse what needs whole weights where processes hold shards.
+
+        Raises:
+            UsageError: under FSDP or DeepSpeed.
+        """
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise UsageError(f"{what} needs the whole weights in every process: train without FSDP and DeepSpeed, or leave it out.")
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -97,12 +144,14 @@ class ObjectiveTrainer(Trainer):
         trained = {name: parameter.detach().contiguous() for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         save_file(trained, folder / TRAINABLE_FILE)
         kept = {
-            f"{number}.{name}": tensor.detach().clone().contiguous()
+            f"{number}.{name}": tensor
             for number, objective in enumerate(self.composition_objectives)
-            for name, tensor in objective.state().items()
+            for name, tensor in _copied(objective.state()).items()
         }
         if kept:
             save_file(kept, folder / OBJECTIVES_FILE)
+        if self.average is not None:
+            save_file({name: value.contiguous() for name, value in self.average.values.items()}, folder / AVERAGE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         stored = load_file(Path(resume_from_checkpoint) / TRAINABLE_FILE)
@@ -117,7 +166,8 @@ class ObjectiveTrainer(Trainer):
         for number, objective in enumerate(self.composition_objectives):
             mine = f"{number}."
             objective.load_state({name.removeprefix(mine): tensor for name, tensor in states.items() if name.startswith(mine)})
-
+        if self.average is not None:
+            self.average.load(load_file(Path(resume_from_checkpoint) / AVERAGE_FILE))
 
     def take_finished(self, checkpoint: str | None) -> float | None:
         """Take the weights of a training that was stopped after its last step; transformers would do one more.
@@ -146,6 +196,11 @@ class ObjectiveTrainer(Trainer):
             raise FairforgetError(f"Training diverged: {reason}. Lower method.learning_rate; the base model is unchanged.")
         self._load_from_checkpoint(last)
         return f"{reason}; the state of step {last.rpartition('-')[2]} is kept"
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a term remembers, in tensors of its own."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 
 def check_reach(model: Model, objectives: Sequence[Objective], batches: Mapping[str, Batch]) -> None:
@@ -196,6 +251,9 @@ def train(
     scheduler: str = "linear",
     weight_decay: float = 0.0,
     max_gradient_norm: float = 1.0,
+    sam: float = 0.0,
+    sam_adaptive: bool = False,
+    ema: float = 0.0,
     precision: str = "auto",
     seed: int = 0,
     report_to: str = "none",
@@ -217,6 +275,10 @@ def train(
         scheduler: name of a transformers schedule.
         weight_decay: AdamW's decoupled decay.
         max_gradient_norm: gradients are clipped to this norm.
+        sam: radius ρ of sharpness-aware minimisation; 0 is without it. See :class:`fairforget.training.sharpness.Perturbation`.
+        sam_adaptive: scale SAM's step by the weights (ASAM).
+        ema: decay of the average of the weights that the model ends with; 0 is without it. See
+            :class:`fairforget.training.averaging.ParameterAverage`.
         precision: ``auto``, ``float32`` or ``bfloat16`` (autocast over float32 weights).
         seed: order of rows, dropout.
         report_to: experiment tracker known to transformers, or ``none``.
@@ -227,8 +289,8 @@ def train(
         ``steps`` done, mean ``loss`` over the run, ``seconds``, and ``stopped``: the monitor's reason or None.
 
     Raises:
-        UsageError: nothing can be trained, a term's gradient reaches no trainable parameter, or a term that compares the rows of a batch
-            is asked for with accumulation or on several processes.
+        UsageError: nothing can be trained, a term's gradient reaches no trainable parameter, a term that compares the rows of a batch
+            is asked for with accumulation or on several processes, or SAM or an average on sharded weights.
         FairforgetError: the loss is no longer finite, and there is no checkpoint to go back to.
     """
     if not any(parameter.requires_grad for parameter in model.hf.parameters()):
@@ -266,15 +328,23 @@ def train(
         disable_tqdm=True,
         logging_nan_inf_filter=False,
     )
-    watcher = MonitorCallback(monitor, model) if monitor is not None else None
     with task(description, steps) as advance:
         finite = FiniteLoss()
         passes = PassCallback(model, objectives, dataset.rows / (batch_size * accumulation))
-        callbacks: list[Any] = [ProgressCallback(advance), passes, *([watcher] if watcher else []), finite]
-        trainer = ObjectiveTrainer(
-            model, objectives, args=arguments, train_dataset=dataset, data_collator=collator, callbacks=callbacks
-        )
+        trainer = ObjectiveTrainer(model, objectives, args=arguments, train_dataset=dataset, data_collator=collator)
         trainer.remove_callback(_printer())
+        average = trainer.keep_average(ema) if ema else None
+        watcher = MonitorCallback(monitor, model, average.shown if average else contextlib.nullcontext) if monitor is not None else None
+        callbacks: list[Any] = [ProgressCallback(advance), passes, average, watcher, finite]  # the average is new when the monitor looks
+        if sam:
+            perturbation = Perturbation(sam, adaptive=sam_adaptive)
+            callbacks.append(SharpnessCallback(lambda: trainer.ascend(perturbation), perturbation))
+        for name, wanted in (("SAM", sam), ("An average of the weights", ema)):
+            if wanted:
+                trainer.check_whole_weights(name)
+        for callback in callbacks:
+            if callback is not None:
+                trainer.add_callback(callback)
         last = _last_whole_checkpoint(folder)
         loss, seconds = trainer.take_finished(last), 0.0
         if loss is None:
@@ -283,6 +353,8 @@ def train(
         stopped = watcher.reason if watcher else None
         if finite.reason:
             stopped = trainer.go_back(folder, finite.reason)
+        if average is not None:
+            average.put_on()
     model.hf.eval()
     return {
         "steps": trainer.state.global_step,

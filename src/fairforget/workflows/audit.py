@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -48,21 +49,25 @@ def resolve_choices(choices: Sequence[BenchmarkChoice | str], family: str | None
         family: of the model, which suites depend on; None stands for both, to check names before a model is loaded.
 
     Raises:
-        UsageError: an unknown name, preset or setting, or one named twice.
+        UsageError: an unknown name, preset or setting, or one benchmark in two forms.
         DataError: a file that describes a benchmark is missing.
     """
     from fairforget.benchmarks import resolve
 
     choices = expand_suites(choices, family)
     if all(isinstance(choice, str) or not choice.settings for choice in choices):
-        return resolve_all([choice if isinstance(choice, str) else choice.name for choice in choices])
-    benchmarks = [
-        resolve(choice) if isinstance(choice, str) else resolve(choice.name, choice.settings, f"settings of benchmark {choice.name}")
-        for choice in choices
-    ]
-    names = [benchmark.name for benchmark in benchmarks]
-    if len(set(names)) < len(names):
-        raise UsageError("A benchmark is named twice: name each once.")
+        benchmarks = resolve_all([choice if isinstance(choice, str) else choice.name for choice in choices])
+    else:
+        benchmarks = [
+            resolve(choice) if isinstance(choice, str) else resolve(choice.name, choice.settings, f"settings of benchmark {choice.name}")
+            for choice in choices
+        ]
+    named = Counter(benchmark.name for benchmark in benchmarks)
+    twice = next((benchmark for benchmark in benchmarks if named[benchmark.name] > 1), None)
+    if twice is not None:
+        # A figure of a run is found again by the benchmark's name; under one name the second form's would be lost.
+        remedy = "name all its tasks in its setting `tasks`" if "tasks" in type(twice.settings).model_fields else "keep one of its forms"
+        raise UsageError(f"The benchmark {twice.name} is named twice: {remedy}, or run the other form by itself.")
     return benchmarks
 
 

@@ -61,12 +61,12 @@ class TrainChoice(Settings):
     """What the method is trained on."""
 
     source: str = "starter"
-    """starter, stereoset, bbq, winogender, edos, civil-comments, corpus, gap, stsb, a file, or datasets:owner/name; where a recipe names
-    none, the one that its method is made for."""
+    """starter, stereoset, bbq, winogender, edos, civil-comments, corpus, gap, stsb, qa:TASK, a file, or datasets:owner/name; where a recipe
+    names none, the one that its method is made for."""
     stereoset_task: str = "intersentence"
     """intersentence, intrasentence or both."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """For a file of one's own: role (text, counterpart, partner, group, cluster) to column."""
+    """For a file of one's own: role (text, prompt, counterpart, partner, group, cluster) to column."""
     split: str = "train"
     """Split of a `datasets` id."""
     config: str | None = None

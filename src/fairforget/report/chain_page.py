@@ -1,0 +1,292 @@
+"""The page of a chain: words first, every task after every stage, what was forgotten by task and by group, orders, and the items lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from fairforget.errors import FairforgetError
+from fairforget.files import write_text
+from fairforget.report import number_words
+from fairforget.report.chain_charts import difference_chart, strength_path_chart
+from fairforget.report.forgetting_charts import biased_forgetting_chart, task_matrix_chart
+from fairforget.report.page import Figures, render
+from fairforget.report.run_folder import BenchmarkRecord, DatasetRecord, ModelRecord, Record, Verdict, read_record
+from fairforget.tables import read_table
+
+RECORD, PAGE = "run.json", "chain.html"
+QUESTIONS = "questions.parquet"
+"""Prompts of the audited questions, in the folder of the base."""
+LISTED = 40
+"""Most lost items listed for each stage and task."""
+
+_CORRECT, _BIAS = "correct", "prefers_stereotype"
+
+
+class ChainRecord(Record):
+    """``run.json`` of a chain."""
+
+    kind: str
+    model: ModelRecord | None = None
+    paths: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+    tasks: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+    seeds: list[int] = Field(default_factory=list[int])
+    tuning: dict[str, Any] = Field(default_factory=dict[str, Any])
+    benchmarks: list[BenchmarkRecord] = Field(default_factory=list[BenchmarkRecord])
+    datasets: list[DatasetRecord] = Field(default_factory=list[DatasetRecord])
+    versions: dict[str, str] = Field(default_factory=dict[str, str])
+    git: dict[str, Any] | None = None
+    command: str | None = None
+    started: str | None = None
+    seconds: float | None = None
+    other_model: None = None
+    """The shared templates ask for what a single run has, as also:"""
+    edit_hash: None = None
+    seed: None = None
+
+
+def write_chain_page(folder: Path) -> Path:
+    """Write ``chain.html`` into the folder of a chain, from its record and tables alone.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FairforgetError: the folder holds no chain, or the page cannot be written.
+        DataError: the record or a table is damaged.
+    """
+    if not (folder / RECORD).is_file():
+        raise FairforgetError(f"{folder} holds no finished chain (no {RECORD}): give the folder that `fairforget chain` wrote.")
+    figures = Figures({})
+    page = folder / PAGE
+    write_text(page, render("chain.html.j2", _context(folder, figures), figures))
+    return page
+
+
+def _context(folder: Path, figures: Figures) -> dict[str, Any]:
+    record = read_record(folder / RECORD, ChainRecord)
+    tables = {path.stem: read_table(path) for path in sorted((folder / "tables").glob("*.parquet"))}
+    verdict, recipe = folder / "tables" / "verdict.json", folder / "recipe.yaml"
+    return {
+        "title": f"Chain of {len(record.paths)} paths on {record.model.name if record.model else 'a model'}",
+        "record": record,
+        "verdict": read_record(verdict, Verdict) if verdict.is_file() else None,
+        "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
+        "content_warnings": [dataset.warning for dataset in record.datasets if dataset.warning],
+        "cautions": list(dict.fromkeys(benchmark.caution for benchmark in record.benchmarks if benchmark.caution)),
+        "matrices": _matrices(tables["scores"], tables["matrix"], record, figures),
+        "scores": [_score(row) for row in tables["scores"].iter_rows(named=True)],
+        "forgetting": _forgetting(tables["forgetting"], figures),
+        "order": _order(tables["order"], figures),
+        "groups": _groups(tables, figures),
+        "shares": [_share(row, "recovery") for row in tables["recovery"].iter_rows(named=True)]
+        + [_share(row, "gain") for row in tables["gains"].iter_rows(named=True)],
+        "strengths": _strengths(tables["strengths"], record, figures),
+        "lost": _lost(folder, tables["ledger"], tables["forgetting"]),
+    }
+
+
+def _matrices(scores: pl.DataFrame, matrix: pl.DataFrame, record: ChainRecord, figures: Figures) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for (path,), own in scores.filter(pl.col("figure") == _CORRECT).group_by(["path"], maintain_order=True):
+        stages = record.paths.get(str(path), [])
+        tasks = own["task"].unique(maintain_order=True).to_list()
+        held = {(row["stage"], row["task"]): row["value"] for row in own.iter_rows(named=True)}
+        facts = {} if matrix.is_empty() else {row["task"]: row for row in matrix.filter(pl.col("path") == path).iter_rows(named=True)}
+        levels = [[held.get((stage, task), np.nan) for task in tasks] for stage in range(len(stages) + 1)]
+        learned = [(facts[task]["taught"] or 0) - 1 if task in facts else -1 for task in tasks]
+        chart = task_matrix_chart(levels[1:], tasks, stages, base=levels[0], learned=learned)
+        said = "; ".join(f"{task}: {', '.join(number_words.quantity(100 * row[place], '%') for row in levels)}"
+                         for place, task in enumerate(tasks))
+        figure = figures.add(chart, f"Task matrix of {path}: share right before and after each stage. {said}.")
+        rows = [
+            {"task": task, "taught": stages[fact["taught"] - 1] if fact["taught"] else "–",
+             **{name: _points(fact[name]) for name in ("forgetting_first", "forgetting_max", "forgetting_from_base")},
+             **{name: _ratio(fact[name]) for name in ("retention", "gain_normalised")}, "note": fact["note"]}
+            for task, fact in facts.items()
+        ]
+        transfer = next(iter(facts.values()), {})
+        found.append({
+            "path": str(path), "figures": [figure] if figure else [], "rows": rows, "bwt": _points(transfer.get("bwt")),
+            "fwt": _points(transfer.get("fwt")),
+        })
+    return found
+
+
+def _score(row: dict[str, Any]) -> dict[str, Any]:
+    share = row["figure"] in (_CORRECT, _BIAS)
+    factor, unit = (100.0, "%") if share else (1.0, "nats")
+    value, low, high = (factor * row[name] if number_words.is_number(row[name]) else None for name in ("value", "low", "high"))
+    name = {_CORRECT: "right", _BIAS: "stereotypes preferred"}.get(row["figure"], "negative log-likelihood an item")
+    seeds = ""
+    if number_words.is_number(row.get("seed_low")):
+        seeds = f"{number_words.number(factor * row['seed_low'], unit)} to {number_words.number(factor * row['seed_high'], unit)}"
+    return {
+        **row, "figure_name": name, "value_words": number_words.quantity(value, unit), "interval": number_words.bounds(low, high, unit),
+        "seeds": seeds,
+    }
+
+
+def _forgetting(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
+    if table.is_empty():
+        return {"figures": [], "rows": []}
+    rows = table.to_dicts()
+    drawn = [
+        {"label": f"{row['path']}\n{row['task']} after {row['by']}", "value": row["forgetting"], "low": row["forgetting_low"],
+         "high": row["forgetting_high"]}
+        for row in rows
+    ]
+    said = "; ".join(f"{row['label']}: {_points(row['value'])}" for row in drawn[:8])
+    chart = figures.add(
+        difference_chart(drawn, "net forgetting, percentage points; right of 0 was forgotten"),
+        f"Chart of net forgetting of every task that was taught before, with 95 % intervals. {said}. The table below holds every figure.",
+    )
+    for row in rows:
+        row |= {
+            "levels": f"{number_words.number(100 * row['before'], '%')} → {number_words.quantity(100 * row['after'], '%')}",
+            "net": f"{_points(row['forgetting'])} {_interval(row, 'forgetting', 100, '%')}",
+            "legs": f"{100 * row['lost']:.1f} / {100 * row['gained']:.1f}",
+            "adjusted": number_words.MISSING if row["lost_adjusted"] is None
+            else f"{100 * row['lost_adjusted']:.1f} / {100 * row['gained_adjusted']:.1f}",
+            "nats": f"{number_words.number(row['per_item'], 'nats', signed=True)} {_interval(row, 'per_item', 1, 'nats')}",
+        }
+    return {"figures": [chart] if chart else [], "rows": rows}
+
+
+def _order(table: pl.DataFrame, figures: Figures) -> dict[str, Any] | None:
+    if table.is_empty():
+        return None
+    rows = table.to_dicts()
+    drawn = [
+        {"label": f"{row['figure']}\n{row['safety']} / {row['capability']}", **{name: row[name] for name in ("value", "low", "high")}}
+        for row in rows
+    ]
+    chart = figures.add(
+        difference_chart(drawn, "percentage points"),
+        "Chart of the order effect and the end-state contrast with 95 % intervals. The table below holds every figure.",
+    )
+    for row in rows:
+        row["words"] = f"{_points(row['value'])} {_interval(row, '', 100, '%')}"
+    return {"figures": [chart] if chart else [], "rows": rows}
+
+
+def _groups(tables: dict[str, pl.DataFrame], figures: Figures) -> list[dict[str, Any]]:
+    spread, groups = tables["dispersion"], tables["groups"]
+    found: list[dict[str, Any]] = []
+    for fact in spread.iter_rows(named=True) if not spread.is_empty() else ():
+        same = pl.all_horizontal(pl.col(name) == fact[name] for name in ("path", "task", "taught", "until", "axis", "scale"))
+        rows = groups.filter(same & (pl.col("group") != "all")).sort("biased", descending=True, nulls_last=True).to_dicts()
+        percent = fact["unit"] == "share"
+        drawn = biased_forgetting_chart(rows, fact["unit"], margin=fact["margin"]) if percent else None
+        title = f"{fact['task']} by the stage {fact['by']} of {fact['path']}, {fact['axis']}"
+        chart = figures.add(drawn, f"Forest plot of biased forgetting of {title}, with joint 95 % intervals. The table holds every figure.")
+        factor, unit = (100.0, "%") if percent else (1.0, "nats")
+        found.append({
+            **fact, "title": title, "unit_words": "percentage points" if percent else "nats a token", "figures": [chart] if chart else [],
+            "tau_words": f"{_scaled(fact['tau'], factor, unit)} {_interval(fact, 'tau', factor, unit)}",
+            "gap_words": f"{_scaled(fact['gap'], factor, unit)} (noise alone: {_scaled(fact['expected_gap'], factor, unit)})",
+            "p_words": number_words.MISSING if not number_words.is_number(fact["p_value"]) else f"{fact['p_value']:.3g}",
+            "rows": [
+                {**row, "own": f"{_scaled(row['forgetting'], factor, unit)} {_interval(row, 'forgetting', factor, unit)}",
+                 "bf": f"{_scaled(row['biased'], factor, unit)} {_interval(row, 'biased', factor, unit)}",
+                 "detectable": _scaled(row["minimum_detectable"], factor, unit).lstrip("+"),
+                 "equal": {True: "within the margin", False: "not shown"}.get(row["equivalent"], "–")}
+                for row in rows
+            ],
+        })
+    return found
+
+
+def _share(row: dict[str, Any], kind: str) -> dict[str, Any]:
+    name = f"{row['stage']} brought back" if kind == "recovery" else "later stages took away of what was taught"
+    return {
+        "path": row["path"], "task": row["task"], "group": row["group"], "name": name, "n": row["n"],
+        "share": f"{_ratio(row['share'])} {_interval(row, 'share', 100, '%')}" if row["defined"] else number_words.MISSING,
+        "note": row["note"],
+    }
+
+
+def _strengths(table: pl.DataFrame, record: ChainRecord, figures: Figures) -> dict[str, Any] | None:
+    """Forgotten against taught along the strength, for the first task that was taught and that of the second stage."""
+    if table.is_empty():
+        return None
+    means = table.group_by(["path", "strength", "task"], maintain_order=True).agg(
+        pl.col("nll_change").mean(), pl.col("forgetting").mean(), pl.col("seed").n_unique().alias("seeds")
+    )
+    titles = {title: task for name, tasks in record.tasks.items() for title in [name] for task in tasks[:1]}
+    first_path = means["path"][0]
+    stages = record.paths[first_path]
+    forgotten, taught = titles.get(stages[0], stages[0]), titles.get(stages[1], stages[1])
+    wide = means.filter(pl.col("task") == forgotten).join(
+        means.filter(pl.col("task") == taught), on=["path", "strength"], suffix="_taught"
+    )
+    drawn = [
+        {"path": row["path"], "strength": row["strength"], "taught": -row["nll_change_taught"], "forgotten": row["nll_change"]}
+        for row in wide.iter_rows(named=True)
+    ]
+    drawn += [{"path": path, "strength": 0.0, "taught": 0.0, "forgotten": 0.0} for path in dict.fromkeys(row["path"] for row in drawn)]
+    chart = figures.add(
+        strength_path_chart(drawn, taught, forgotten),
+        f"Chart of what was forgotten of {forgotten} against what was taught of {taught} along the strength of the stage. The table below "
+        "holds every figure.",
+    )
+    return {"figures": [chart] if chart else [], "rows": means.sort("path", "strength", "task").to_dicts()}
+
+
+def _lost(folder: Path, ledger: pl.DataFrame, forgetting: pl.DataFrame) -> list[dict[str, Any]]:
+    """Items that were right when their task had been taught and wrong after the next stage, by group, with both answers."""
+    if forgetting.is_empty():
+        return []
+    texts = read_table(folder / "base" / "items.parquet").select("benchmark", "task", "item", "texts")
+    prompts = folder / "base" / QUESTIONS
+    if prompts.is_file():
+        texts = texts.join(read_table(prompts), on=["benchmark", "task", "item"], how="left")
+    else:
+        texts = texts.with_columns(prompt=pl.lit(None, pl.String))
+    found: list[dict[str, Any]] = []
+    for row in forgetting.filter(pl.col("until") == pl.col("taught") + 1).iter_rows(named=True):
+        rows = ledger.filter(
+            (pl.col("run") == row["path"]) & (pl.col("task") == row["task"]) & (pl.col("stage") == row["until"])
+            & (pl.col("transition") == "lost")
+        ).sort("nll_change", descending=True)
+        exploded = rows.select("groups").explode("groups").drop_nulls()
+        counted = exploded.group_by("groups").len().sort("len", "groups", descending=[True, False])
+        listed = rows.head(LISTED).join(texts, on=["benchmark", "task", "item"], how="left", maintain_order="left")
+        found.append({
+            "path": row["path"], "task": row["task"], "by": row["by"], "count": rows.height,
+            "by_group": ", ".join(f"{group} {count}" for group, count in counted.head(12).iter_rows()),
+            "items": [
+                {"item": item["item"], "seed": item["seed"], "groups": ", ".join(item["groups"] or []), "prompt": item["prompt"],
+                 "before": _answer(item, "before"), "after": _answer(item, "after"),
+                 "change": number_words.quantity(item["nll_change"], "nats", signed=True)}
+                for item in listed.iter_rows(named=True)
+            ],
+        })
+    return found
+
+
+def _answer(item: dict[str, Any], side: str) -> str:
+    place, texts = item[f"answer_{side}"], item["texts"] or []
+    return texts[place] if place is not None and place < len(texts) else "a tie"
+
+
+def _points(value: float | None) -> str:
+    return number_words.quantity(100 * value, "%", signed=True) if number_words.is_number(value) else number_words.MISSING  # type: ignore[operator]
+
+
+def _ratio(value: float | None) -> str:
+    return f"{100 * value:.0f} %" if number_words.is_number(value) else number_words.MISSING  # type: ignore[operator]
+
+
+def _scaled(value: float | None, factor: float, unit: str) -> str:
+    return number_words.quantity(factor * value, unit, signed=True) if number_words.is_number(value) else number_words.MISSING  # type: ignore[operator]
+
+
+def _interval(row: dict[str, Any], name: str, factor: float, unit: str) -> str:
+    ends = [row[f"{name}_{end}" if name else end] for end in ("low", "high")]
+    low, high = (factor * end if number_words.is_number(end) else None for end in ends)
+    return number_words.bounds(low, high, unit, signed=True)

@@ -1,0 +1,342 @@
+"""Every table of a chain: pure functions of its ledger (and, for the strengths of a stage, of item tables), with intervals."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fairforget.errors import FairforgetError
+from fairforget.forgetting import (
+    Step,
+    biased_forgetting,
+    build_ledger,
+    continuous_forgetting,
+    end_state,
+    gain_normalised_table,
+    net_forgetting,
+    order_effect,
+    recovery_table,
+    span,
+    task_matrix,
+)
+from fairforget.stats import Components, Interval, over_seeds
+from fairforget.tables import read_table, write_table
+from fairforget.workflows.chain_recipe import ITEMS, ChainRecipe, Node, Stage, strength_items
+from fairforget.workflows.run_folder import RunFolder
+
+Tables = dict[str, pl.DataFrame]
+
+FEWEST_OF_A_GROUP = 3
+"""Clusters that a group must have to be compared at all."""
+
+_FIGURES = {"correct": "share right", "nll": "nats an item", "prefers_stereotype": "share of stereotypes"}
+
+
+def write_chain_tables(
+    recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], tasks: Mapping[str, Sequence[str]], ledger: pl.DataFrame, folder: RunFolder,
+    place: Callable[[Node, int], Path],
+) -> Tables:
+    """Make and write all tables.
+
+    Args:
+        recipe: of the chain.
+        paths: states of every path.
+        tasks: tasks of the ledger by the chain's name for them.
+        ledger: of all paths and seeds.
+        folder: of the chain.
+        place: folder of a state.
+
+    Returns:
+        ``scores`` (every task after every stage), ``matrix`` (figures of the task matrix), ``forgetting`` (of every task taught
+        before), ``groups`` and ``dispersion`` (biased forgetting), ``order``, ``gains``, ``recovery``, ``strengths``.
+    """
+    account = ChainAccount(recipe, {name: [node.stage for node in nodes] for name, nodes in paths.items()}, tasks, ledger)
+    tables = account.tables()
+    tables["strengths"] = strength_table(recipe, paths, tasks, place)
+    for name, table in tables.items():
+        write_table(table, folder.tables / f"{name}.parquet")
+    return tables
+
+
+class ChainAccount:
+    """The figures of a chain.
+
+    Args:
+        recipe: of the chain.
+        paths: stages of every path.
+        tasks: tasks of the ledger by the chain's name for them.
+        ledger: of all paths and seeds.
+    """
+
+    def __init__(
+        self, recipe: ChainRecipe, paths: Mapping[str, Sequence[Stage]], tasks: Mapping[str, Sequence[str]], ledger: pl.DataFrame
+    ) -> None:
+        self.recipe, self.paths, self.tasks, self.ledger = recipe, paths, tasks, ledger
+        self.options: dict[str, Any] = {"resamples": recipe.resamples, "seed": recipe.seed}
+
+    def tables(self) -> Tables:
+        """All tables by name.
+
+        Raises:
+            FairforgetError: a stage that did nothing is said to have changed something, so the account is wrong.
+        """
+        self._nothing_is_nothing()
+        groups, spread = self.biased()
+        return {
+            "scores": self.scores(), "matrix": self.matrix(), "forgetting": self.forgetting(), "groups": groups, "dispersion": spread,
+            "order": self.order(), "gains": self.gains(), "recovery": self.recovery(),
+        }
+
+    def learned(self, path: str) -> dict[str, int]:
+        """By task of the ledger, the stage (from 1) that taught it first."""
+        found: dict[str, int] = {}
+        for number, stage in enumerate(self.paths[path], start=1):
+            for task in self.tasks.get(stage.task or "", ()):
+                found.setdefault(task, number)
+        return found
+
+    def scores(self) -> pl.DataFrame:
+        """Every figure of every task before the first and after each stage, with intervals over items (and seeds, from five on)."""
+        rows: list[dict[str, Any]] = []
+        for path, stages in self.paths.items():
+            own = self.ledger.filter((pl.col("run") == path) & pl.col("skipped").is_null())
+            for number in range(len(stages) + 1):
+                part = own.filter(pl.col("stage") == max(number, 1))
+                side = "before" if number == 0 else "after"
+                name = "base" if number == 0 else stages[number - 1].title
+                for (task,), inside in part.group_by(["task"], maintain_order=True):
+                    facts = {"path": path, "stage": number, "stage_name": name, "task": str(task)}
+                    rows += [facts | row for row in self._levels(inside, side)]
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def _levels(self, rows: pl.DataFrame, side: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for figure, unit in _FIGURES.items():
+            held = rows.filter(pl.col(f"{figure}_{side}").is_not_null())
+            if held.is_empty():
+                continue
+            components = Components(
+                held[f"{figure}_{side}"].to_numpy().astype(np.float64)[:, None], np.ones((held.height, 1)),
+                held["cluster"].fill_null("").rank("dense").to_numpy(), held["stratum"].fill_null("").rank("dense").to_numpy(),
+            )
+            measured = over_seeds(components, held["seed"].to_numpy(), **self.options)
+            found.append({"figure": figure, "unit": unit, **_ends(measured.interval, measured.by_seed)})
+        return found
+
+    def matrix(self) -> pl.DataFrame:
+        """Figures of the task matrix of each path: forgetting (first, max, from the base), retention, gain-normalised; BWT and FWT."""
+        rows: list[dict[str, Any]] = []
+        for path in self.paths:
+            learned = self.learned(path)
+            own = self.ledger.filter(pl.col("run") == path)
+            if not learned or own["correct_before"].null_count() == own.height:
+                continue
+            found = task_matrix(own, learned)
+            shares = found.gain_normalised()
+            columns = {
+                "forgetting_first": found.forgetting_first(), "forgetting_max": found.forgetting_max(),
+                "forgetting_from_base": found.forgetting_from_base(), "retention": found.retention(),
+                "gain_normalised": np.array([share.value for share in shares]),
+            }
+            for number, task in enumerate(found.tasks):
+                rows.append({
+                    "path": path, "task": task, "taught": learned.get(task),
+                    **{name: float(values[number]) for name, values in columns.items()},
+                    "bwt": found.bwt(), "fwt": found.fwt() if any(stage > 1 for stage in learned.values()) else None,
+                    "note": shares[number].note,
+                })
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def forgetting(self) -> pl.DataFrame:
+        """What became of each taught task by every later stage: lost, gained, net with interval and tests, and nats."""
+        rows: list[dict[str, Any]] = []
+        for path, stages in self.paths.items():
+            for task, taught in self.learned(path).items():
+                for until in range(taught + 1, len(stages) + 1):
+                    account = self.span(path, task, taught + 1, until)
+                    facts = {
+                        "path": path, "task": task, "taught": taught, "until": until, "by": stages[until - 1].title,
+                    }
+                    net = net_forgetting(account, **self.options)
+                    if net.is_empty():
+                        continue
+                    likelihood = continuous_forgetting(account, **self.options).row(0, named=True)
+                    kept = ("per_item", "per_item_low", "per_item_high")
+                    figures = {name: value for name, value in net.row(0, named=True).items() if name not in ("run", "stage", "task")}
+                    rows.append(facts | figures | {name: likelihood[name] for name in kept})
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def biased(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Biased forgetting of the tasks that have groups, by the stage after the one that taught them and by the whole rest of the path.
+
+        Returns:
+            A row for each group, and a row for each account with the dispersion; axis, scale and account in both.
+        """
+        groups: list[pl.DataFrame] = []
+        spread: list[dict[str, Any]] = []
+        for path, stages in self.paths.items():
+            for task, taught in self.learned(path).items():
+                for until in sorted({taught + 1, len(stages)}):
+                    if until <= taught or until > len(stages):
+                        continue
+                    account = self.span(path, task, taught + 1, until)
+                    for axis, names in group_axes(account).items():
+                        for scale in ("points", "nll"):
+                            facts = {
+                                "path": path, "task": task, "taught": taught, "until": until, "by": stages[until - 1].title, "axis": axis,
+                                "scale": scale,
+                            }
+                            with warnings.catch_warnings():
+                                warnings.simplefilter("ignore")  # the note of several groups an item is in the table
+                                found = biased_forgetting(account, groups=names, scale=scale, **self.options)
+                            groups.append(found.table.with_columns(*(pl.lit(value).alias(name) for name, value in facts.items())))
+                            notes = "; ".join(note for note in (*found.notes, found.dispersion.note) if note)
+                            spread.append({**facts, "unit": found.unit, "margin": found.margin, **_dispersion(found), "note": notes})
+        return (
+            pl.concat(groups, how="diagonal_relaxed") if groups else pl.DataFrame(),
+            pl.DataFrame(spread, infer_schema_length=None) if spread else pl.DataFrame(),
+        )
+
+    def order(self) -> pl.DataFrame:
+        """Order effect and end-state contrast of every two tasks that were taught in both orders."""
+        rows: list[dict[str, Any]] = []
+        plain = {
+            (stages[0].task, stages[1].task): path for path, stages in self.paths.items() if len(stages) >= 2 and path in self.recipe.paths
+            and stages[0].task and stages[1].task and not stages[0].tuning and not stages[1].mix
+        }
+        for (first, second), path in plain.items():
+            back = plain.get((second, first))
+            if back is None or first == second or not self._safety_first(first, second, plain):
+                continue
+            assert first is not None and second is not None
+            for one in self.tasks[first]:
+                for other in self.tasks[second]:
+                    effect = order_effect(self.span(path, one, 2, 2), self.span(back, other, 2, 2), **self.options)
+                    facts = {"first": path, "second": back, "safety": one, "capability": other}
+                    rows += [
+                        facts | {"figure": name, **_ends(interval)}
+                        for name, interval in (
+                            ("F(safety)", effect.safety), ("F(capability)", effect.capability), ("order effect", effect.difference),
+                        )
+                    ]
+                    contrast = end_state(self.span(path, one, 2, 2), self.span(back, one, 2, 2), **self.options)
+                    ends = {"figure": "end-state contrast", **_ends(contrast.difference), "p_sign_flip": contrast.flips.p_value}
+                    rows.append(facts | ends)
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def _safety_first(self, first: str | None, second: str | None, plain: Mapping[Any, str]) -> bool:
+        """Whether this is the order to tell: safety first, or, where both are on one side, the order that comes first in the recipe."""
+        sides = [self.recipe.tasks[name].side for name in (first, second) if name is not None]
+        if sides[0] != sides[1]:
+            return sides[0] == "safety"
+        return list(plain).index((first, second)) < list(plain).index((second, first))
+
+    def gains(self) -> pl.DataFrame:
+        """Share of what a stage taught that later stages took away, over all items and by group."""
+        tables: list[pl.DataFrame] = []
+        for path, stages in self.paths.items():
+            for task, taught in self.learned(path).items():
+                if taught < len(stages):
+                    learning, loss = self.span(path, task, 1, taught), self.span(path, task, taught + 1, len(stages))
+                    table = gain_normalised_table(learning, loss, **self.options)
+                    tables.append(table.with_columns(path=pl.lit(path), task=pl.lit(task)))
+        return pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame()
+
+    def recovery(self) -> pl.DataFrame:
+        """Share of what was lost that a replay stage brought back, over all items and by group; and what it cost the task before it."""
+        tables: list[pl.DataFrame] = []
+        for path, stages in self.paths.items():
+            for number, stage in enumerate(stages, start=1):
+                for task in self.tasks.get(stage.replay or "", ()):
+                    taught = self.learned(path).get(task)
+                    if taught is None or number < taught + 2:
+                        continue
+                    loss, replay = self.span(path, task, taught + 1, number - 1), self.span(path, task, number, number)
+                    table = recovery_table(loss, replay, **self.options)
+                    tables.append(table.with_columns(path=pl.lit(path), task=pl.lit(task), stage=pl.lit(stage.title)))
+        return pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame()
+
+    def span(self, path: str, task: str, first: int, last: int) -> pl.DataFrame:
+        """The account of one task over some stages of a path."""
+        return span(self.ledger.filter((pl.col("run") == path) & (pl.col("task") == task)), first, last)
+
+    def _nothing_is_nothing(self) -> None:
+        for path, stages in self.paths.items():
+            for number, stage in enumerate(stages, start=1):
+                if stage.nothing:
+                    own = self.ledger.filter((pl.col("run") == path) & (pl.col("stage") == number))
+                    moved = own.filter((pl.col("lost") != 0) | (pl.col("gained") != 0) | (pl.col("nll_change") != 0))
+                    if moved.height:
+                        raise FairforgetError(
+                            f"The stage that does nothing changed {moved.height} items of '{path}': the chain's folder was tampered with. "
+                            "Start anew in another folder."
+                        )
+
+
+def group_axes(ledger: pl.DataFrame, fewest: int = FEWEST_OF_A_GROUP) -> dict[str, list[str]]:
+    """Groups by what they are groups of: ``target: X`` is of the axis ``target``, names without a colon of ``group``.
+
+    Args:
+        ledger: of one task.
+        fewest: clusters that a group must have; an axis with fewer than two such groups is left out.
+    """
+    counted = (
+        ledger.filter(pl.col("skipped").is_null()).select("groups", "cluster").explode("groups").drop_nulls("groups")
+        .group_by("groups").agg(pl.col("cluster").n_unique()).sort("groups")
+    )
+    axes: dict[str, list[str]] = {}
+    for group, clusters in counted.iter_rows():
+        if clusters >= fewest:
+            axes.setdefault(group.partition(": ")[0] if ": " in group else "group", []).append(group)
+    return {axis: names for axis, names in axes.items() if len(names) > 1}
+
+
+def strength_table(
+    recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], tasks: Mapping[str, Sequence[str]], place: Callable[[Node, int], Path]
+) -> pl.DataFrame:
+    """Along the strength of the second stage, for the mitigated path and its copies: what was forgotten of the first task, and taught.
+
+    Returns:
+        A row per path, seed, strength and task: change of the share right and of nats an item against the state before the stage.
+    """
+    rows: list[dict[str, Any]] = []
+    taught = {task for entries in tasks.values() for task in entries}
+    for path, nodes in paths.items():
+        if len(nodes) < 2 or not nodes[1].strengths:
+            continue
+        for seed in recipe.seeds:
+            start = read_table(place(nodes[0], seed) / ITEMS)
+            ends = {strength: place(nodes[1], seed) / strength_items(strength) for strength in nodes[1].strengths}
+            for strength, file in {**ends, nodes[1].stage.strength: place(nodes[1], seed) / ITEMS}.items():
+                ledger = build_ledger(start, read_table(file), step=Step(run=path, seed=seed, stage_name=nodes[1].stage.title))
+                for (task,), part in ledger.filter(pl.col("task").is_in(list(taught)) & pl.col("skipped").is_null()).group_by("task"):
+                    rows.append({
+                        "path": path, "seed": seed, "strength": strength, "task": str(task), "n": part.height,
+                        "forgetting": float((part["lost"] - part["gained"]).mean() or 0.0),  # type: ignore[arg-type]
+                        "nll_change": float(part["nll_change"].mean() or 0.0),  # type: ignore[arg-type]
+                    })
+    return pl.DataFrame(rows, infer_schema_length=None).sort("path", "seed", "strength", "task") if rows else pl.DataFrame()
+
+
+def _ends(interval: Interval, by_seed: Mapping[int, float] | None = None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "value": interval.value, "low": interval.low, "high": interval.high, "n": interval.items, "clusters": interval.clusters,
+        "note": interval.note,
+    }
+    if by_seed and len(by_seed) > 1:
+        row |= {"seed_low": min(by_seed.values()), "seed_high": max(by_seed.values())}
+    return row
+
+
+def _dispersion(found: Any) -> dict[str, Any]:
+    spread = found.dispersion
+    return {
+        "tau": spread.value, "tau_low": spread.low, "tau_high": spread.high, "p_value": spread.p_value, "groups": spread.groups,
+        "gap": spread.gap, "expected_gap": spread.expected_gap, "worst": spread.worst, "expected_worst": spread.expected_worst,
+        "all_equivalent": found.all_equivalent, "partition": found.partition,
+    }

@@ -1,0 +1,99 @@
+"""What a chain allows to say, in sentences; page and terminal print the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from fairforget.report import number_words
+from fairforget.workflows.verdict import GENERAL_LIMITS, Verdict
+
+LIMITS = (
+    "Intervals are over items, and over seeds too only from five seeds on; fewer seeds are told as a range.",
+    "A stage is judged at the settings it was run with: another learning rate or number of steps forgets more or less.",
+    "Tasks that were dealt out anew compare with no published figure. The protocol of Ung et al. 2024 was reproduced, not their numbers.",
+)
+
+
+def chain_words(tables: Mapping[str, pl.DataFrame], seeds: int) -> Verdict:
+    """The words of a chain.
+
+    Args:
+        tables: of the chain, by name.
+        seeds: how many there are.
+    """
+    forgetting = tables["forgetting"]
+    sentences: list[str] = []
+    if forgetting.is_empty():
+        return Verdict("No path taught a task before its last stage, so nothing taught can have been forgotten.", "measured", (), LIMITS)
+    first = forgetting.filter(pl.col("until") == pl.col("taught") + 1)
+    shown = first.filter(pl.col("forgetting_low") > 0)
+    tests = f"{shown.height} of {first.height} next stages forgot shares of what was taught before that are beyond chance"
+    headline = f"{tests}; {seeds} seed{'s' * (seeds != 1)}."
+    sentences += [_stage_sentence(row) for row in first.iter_rows(named=True)]
+    told = ("order effect", "end-state contrast")
+    sentences += [_order_sentence(row) for row in tables["order"].iter_rows(named=True) if row["figure"] in told]
+    sentences += [_dispersion_sentence(row) for row in tables["dispersion"].iter_rows(named=True) if row["scale"] == "points"]
+    sentences += [_recovery_sentence(row) for row in tables["recovery"].iter_rows(named=True) if row["group"] == "all"]
+    return Verdict(headline, "measured", tuple(sentences), (*LIMITS, *GENERAL_LIMITS))
+
+
+def forgetting_words(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One row of the table of forgetting in words."""
+    levels = f"{number_words.number(100 * row['before'], '%')} → {number_words.number(100 * row['after'], '%')} %"
+    net = f"{_points(row['forgetting'])} {_bounds(row, 'forgetting', 100)}"
+    nats = f"{number_words.number(row['per_item'], 'nats', signed=True)} {_bounds(row, 'per_item', 1)}"
+    return row["path"], row["task"], row["by"], levels, net, nats, f"{row['p_sign_flip']:.3g}"
+
+
+def _stage_sentence(row: Mapping[str, Any]) -> str:
+    reading = (
+        "forgot" if row["forgetting_low"] > 0 else "gained on" if row["forgetting_high"] < 0 else "shows no change beyond chance of"
+    )
+    return (
+        f"{row['path']}: the stage {row['by']} {reading} {row['task']}, net {_points(row['forgetting'])} {_bounds(row, 'forgetting', 100)} "
+        f"points (lost {100 * row['lost']:.1f}, gained {100 * row['gained']:.1f}), {row['per_item']:+.3f} {_bounds(row, 'per_item', 1)} "
+        "nats an item."
+    )
+
+
+def _order_sentence(row: Mapping[str, Any]) -> str:
+    span = f"{_points(row['value'])} {_bounds(row, '', 100)} points"
+    if row["figure"] == "order effect":
+        reading = "more" if row["low"] > 0 else "less" if row["high"] < 0 else "neither surely more nor less"
+        forgotten = f"{row['safety']} is forgotten {reading} in '{row['first']}' than {row['capability']} in '{row['second']}'"
+        return f"Order effect: {forgotten}, {span}."
+    reading = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not surely different"
+    return f"End-state contrast: {row['safety']} is {reading} at the end of '{row['second']}' than of '{row['first']}', {span}."
+
+
+def _dispersion_sentence(row: Mapping[str, Any]) -> str:
+    what = f"{row['task']} over {row['groups']} groups ({row['axis']}) by the stage {row['by']} of '{row['path']}'"
+    if not number_words.is_number(row["tau"]):
+        return f"Biased forgetting of {what}: not to be said ({row['note']})."
+    spread = f"τ = {100 * row['tau']:.1f} points"
+    if number_words.is_number(row["tau_low"]):
+        spread += f" [{100 * row['tau_low']:.1f}, {100 * row['tau_high']:.1f}]"
+    shown = "groups differ" if row["p_value"] < 0.05 else "no difference between groups is shown"
+    return f"Biased forgetting of {what}: {shown}, {spread}, omnibus p = {row['p_value']:.3g}."
+
+
+def _recovery_sentence(row: Mapping[str, Any]) -> str:
+    if not row["defined"]:
+        return f"{row['path']}: what {row['stage']} brought back of {row['task']} is not to be said ({row['note']})."
+    share = f"{100 * row['share']:.0f} % {_bounds(row, 'share', 100)}"
+    return f"{row['path']}: {row['stage']} brought back {share} of what was lost of {row['task']}."
+
+
+def _points(value: float | None) -> str:
+    return number_words.MISSING if not number_words.is_number(value) else f"{100 * value:+.1f}"  # type: ignore[operator]
+
+
+def _bounds(row: Mapping[str, Any], name: str, factor: float) -> str:
+    low, high = (row[f"{name}_{end}" if name else end] for end in ("low", "high"))
+    if not number_words.is_number(low) or not number_words.is_number(high):
+        return "(no interval)"
+    digits = 1 if factor == 100 else 3
+    return f"[{factor * low:+.{digits}f}, {factor * high:+.{digits}f}]"
