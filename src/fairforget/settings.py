@@ -64,7 +64,10 @@ def explain_validation(error: ValidationError, model: type[BaseModel], where: st
         elif entry["type"] == "missing":
             sentences.append(f"the field '{path}' is missing")
         else:
-            sentences.append(f"'{path}' = {entry.get('input')!r}: {entry['msg'].lower()}")
+            # our own validators write sentences that may quote names; pydantic's begin with a capital
+            ours = entry["type"] == "value_error"
+            words = entry["msg"].removeprefix("Value error, ").rstrip(".") if ours else entry["msg"].lower()
+            sentences.append(f"'{path}' = {entry.get('input')!r}: {words}" if path else words)
     return UsageError(f"{where}: " + "; ".join(sentences) + ".")
 
 

@@ -39,7 +39,7 @@ def test_each_gives_an_edit_of_its_own_and_leaves_the_model_alone(kind: str, tun
     before = {name: parameter.detach().clone() for name, parameter in model.hf.named_parameters()}
     method: Any = method_registry().get("cda")
     found = [
-        method(**{**SETTINGS, "tuning": tuning, **options}).fit(model, TEXTS).content_hash
+        method(**{**SETTINGS, "tuning": tuning, "steps": 2, **options}).fit(model, TEXTS).content_hash
         for options in ({}, {"sam": 0.05}, {"sam": 0.5, "sam_adaptive": True}, {"ema": 0.9}, {"retain": "kl", "retain_text": "own"})
     ]
     assert len(set(found)) == len(found)
@@ -97,8 +97,9 @@ def test_new_factors_keep_off_earlier_ones(tmp_path: Path) -> None:
     first = fit()
     first.save(tmp_path / "first")
     assert earlier_factors(str(tmp_path / "first")).keys() == first.deltas.keys()
-    free, held = fit(steps=8), fit(steps=8, orthogonal=0.5, orthogonal_to=[str(tmp_path / "first")])
-    assert overlap(first, held) < 0.7 * overlap(first, free)
+    options = {"steps": 10, "learning_rate": 3e-2}
+    free, held = fit(**options), fit(**options, orthogonal=0.5, orthogonal_to=[str(tmp_path / "first")])
+    assert overlap(first, held) < 0.5 * overlap(first, free)
 
 
 def test_earlier_edits_that_have_no_factors_are_refused(tmp_path: Path) -> None:
@@ -140,7 +141,8 @@ def test_a_file_of_answers_is_retained_by_its_answers(tmp_path: Path) -> None:
     assert {name: facts[name] for name in ("answers", "left_out")} == {"answers": 2, "left_out": 0}
     assert len(facts["sha256"]) == 64
     assert retain_texts(source, 0) == ["the nurse is late", "a dog is red"]
-    edits = [fit(retain_text=source, **options) for options in ({}, {"ewc": 1e3}, {"ewc": 1e3, "ewc_labels": "drawn"}, {"retain": "cross-entropy"})]
+    changes: list[dict[str, Any]] = [{}, {"ewc": 1e3}, {"ewc": 1e3, "ewc_labels": "drawn"}, {"retain": "cross-entropy"}]
+    edits = [fit(retain_text=source, steps=2, **options) for options in changes]
     assert len({edit.content_hash for edit in edits}) == 4
     assert edits[1].record.provenance["retained"]["answers"] == 2
 
@@ -163,7 +165,8 @@ def test_files_of_texts_and_what_is_wrong_with_a_file(tmp_path: Path) -> None:
 
 
 def test_own_is_the_training_texts_and_of_questions_the_prompts() -> None:
-    rows = [TrainingText("a dog", (), "1"), TrainingText(" red", (), "2", prompt="the book is"), TrainingText(" blue", (), "3", prompt="the book is")]
+    asked = [TrainingText(answer, (), answer, prompt="the book is") for answer in (" red", " blue")]
+    rows = [TrainingText("a dog", (), "1"), *asked]
     assert own_texts(rows) == ["a dog", "the book is"]
     stream, facts = retain_stream(TrainedSettings(retain_text="own"), tiny_model("llama"), TEXTS, 0)
     assert isinstance(stream, TextStream)

@@ -129,11 +129,11 @@ def test_ewc_of_one_logistic_example() -> None:
 def test_drawn_labels_estimate_the_information_and_not_that_of_the_text() -> None:
     # p = (0.8, 0.2) and a text that always goes on with the likely token: (1 - 0.8)² against p (1 - p)
     model: Any = Bigram([[math.log(4.0), 0.0], [0.0, 0.0]])
-    rows = Rows(*([[0, 0]] * 2000))
-    given = fisher_information(model, rows, {"table": model.table}, 2000)["table"]
-    drawn, again = (fisher_information(model, rows, {"table": model.table}, 2000, drawn=True, seed=3)["table"] for _ in range(2))
+    rows = Rows(*([[0, 0]] * 500))
+    given = fisher_information(model, rows, {"table": model.table}, 500)["table"]
+    drawn, again = (fisher_information(model, rows, {"table": model.table}, 500, drawn=True, seed=3)["table"] for _ in range(2))
     assert float(given[0, 0]) == pytest.approx(0.04, abs=1e-5)
-    assert float(drawn[0, 0]) == pytest.approx(0.16, abs=0.02)
+    assert float(drawn[0, 0]) == pytest.approx(0.16, abs=0.04)
     assert torch.equal(drawn, again)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_model
@@ -135,3 +136,21 @@ def test_suites_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "standard" in printed
     assert "share=0.2" in printed
+
+
+@pytest.mark.parametrize(("choices", "words"), [
+    (["fine-tune:stsb", "fine-tune:edos"], "fine-tune is named twice: name all its tasks in its setting `tasks`"),
+    ([BenchmarkChoice(name="fine-tune:stsb", settings={"seeds": (0,)}), "fine-tune:edos"], "name all its tasks in its setting `tasks`"),
+    (["starter", "perplexity", "perplexity:starter"], "perplexity is named twice: keep one of its forms"),
+])
+def test_two_forms_of_one_benchmark_are_refused_since_a_figure_has_its_name(choices: list[Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        resolve_choices(choices)
+
+
+def test_several_tasks_go_into_one_benchmark() -> None:
+    chosen = resolve_choices([BenchmarkChoice(name="fine-tune", settings={"tasks": ("stsb", "edos")}), "starter"])
+    assert [benchmark.name for benchmark in chosen] == ["fine-tune", "starter"]
+    prepare(parse_recipe({"benchmarks": "starter,perplexity:starter"}))
+    with pytest.raises(UsageError, match="perplexity is named twice"):
+        prepare(parse_recipe({"benchmarks": "starter,perplexity,perplexity:starter"}))

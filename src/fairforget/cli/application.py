@@ -12,6 +12,7 @@ from fairforget.cli import (
     cache,
     chain,
     compare,
+    curvature,
     data,
     debias,
     doctor,
@@ -60,7 +61,9 @@ def _application(  # pyright: ignore[reportUnusedFunction]  (typer calls it)
     del version
 
 
-for verb in (debias, study, chain, audit, compare, geometry, trace, stress, report, generate, listing, show, doctor, validate, push):
+for verb in (
+    debias, study, chain, audit, compare, geometry, curvature, trace, stress, report, generate, listing, show, doctor, validate, push,
+):
     app.command(verb.NAME)(verb.command)
 
 _edits = _group("Put a saved edit on a model, take it off, combine, describe and export it.")

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from fairforget.edits import Edit, load_edit
 from fairforget.errors import FairforgetError, UsageError
@@ -72,6 +72,29 @@ class Outcome:
     seconds: float
 
 
+class Job(Protocol):
+    """A piece of a study that any process can do from the folder alone."""
+
+    @property
+    def name(self) -> str:
+        """What the log is called."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What outcomes it gives."""
+        ...
+
+    @property
+    def cwd(self) -> str:
+        """Where the study was started: models and data may be named relative to it."""
+        ...
+
+    def run(self) -> list[Outcome]:
+        """Do it; whatever fails is an outcome."""
+        ...
+
+
 @dataclass(frozen=True)
 class BaseJob:
     """Measure one base for all the seeds that need it."""
@@ -90,6 +113,10 @@ class BaseJob:
     def names(self) -> tuple[str, ...]:
         """What outcomes it gives."""
         return (self.name,)
+
+    def run(self) -> list[Outcome]:
+        """Measure it."""
+        return [outcome_of(self.folder, self.name, lambda say: _audit_base(self, say))]
 
 
 @dataclass(frozen=True)
@@ -112,8 +139,25 @@ class CellsJob:
         """Cells that are not finished yet."""
         return tuple(cell.name for cell in self.cells if not finished(self.folder, cell))
 
+    def run(self) -> list[Outcome]:
+        """Run what is not finished; the edit of the first is that of the others."""
+        outcomes: list[Outcome] = []
+        edit: Edit | None = None
 
-Job = BaseJob | CellsJob
+        for cell in self.cells:
+            def run_one(say: Callable[[str], None], cell: Cell = cell) -> str:
+                nonlocal edit
+                sentence, edit = _run_cell(self, cell, edit, say)
+                return sentence
+
+            if finished(self.folder, cell):
+                edit = edit or load_edit(RunFolder(self.folder.run(cell.name)).edit)
+            else:
+                outcomes.append(outcome_of(self.folder, cell.name, run_one))
+        if not self.keep_edits and all(finished(self.folder, cell) for cell in self.cells):
+            for cell in self.cells:
+                shutil.rmtree(RunFolder(self.folder.run(cell.name)).edit, ignore_errors=True)
+        return outcomes
 
 
 def run_job(job: Job) -> list[Outcome]:
@@ -123,26 +167,8 @@ def run_job(job: Job) -> list[Outcome]:
         KeyboardInterrupt: and nothing else; whatever fails is an outcome.
     """
     if Path.cwd() != Path(job.cwd):
-        os.chdir(job.cwd)  # models and data may be named relative to where the study was started
-    if isinstance(job, BaseJob):
-        return [_outcome(job.folder, job.name, lambda say: _audit_base(job, say))]
-    outcomes: list[Outcome] = []
-    edit: Edit | None = None
-
-    for cell in job.cells:
-        def run(say: Callable[[str], None], cell: Cell = cell) -> str:
-            nonlocal edit
-            sentence, edit = _run_cell(job, cell, edit, say)
-            return sentence
-
-        if finished(job.folder, cell):
-            edit = edit or load_edit(RunFolder(job.folder.run(cell.name)).edit)
-        else:
-            outcomes.append(_outcome(job.folder, cell.name, run))
-    if not job.keep_edits and all(finished(job.folder, cell) for cell in job.cells):
-        for cell in job.cells:
-            shutil.rmtree(RunFolder(job.folder.run(cell.name)).edit, ignore_errors=True)
-    return outcomes
+        os.chdir(job.cwd)
+    return job.run()
 
 
 def record_outcome(folder: StudyFolder, outcome: Outcome) -> None:
@@ -195,8 +221,14 @@ def _run_cell(job: CellsJob, cell: Cell, edit: Edit | None, say: Callable[[str],
     return result.verdict.headline, result.edit
 
 
-def _outcome(folder: StudyFolder, name: str, work: Callable[[Callable[[str], None]], str]) -> Outcome:
-    """Run one piece of work with its own log; an exception becomes a failed outcome with one sentence."""
+def outcome_of(folder: StudyFolder, name: str, work: Callable[[Callable[[str], None]], str]) -> Outcome:
+    """Run one piece of work with its own log; an exception becomes a failed outcome with one sentence.
+
+    Args:
+        folder: of the study.
+        name: of the outcome and the log.
+        work: given a function that says things to the log; returns the sentence of its end.
+    """
     start = time.monotonic()
     log = folder.log(name)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,7 +18,7 @@ from fairforget.methods import method_registry
 from fairforget.methods._trained import TrainedMethod
 from fairforget.settings import Settings, explain_validation
 from fairforget.workflows.audit import resolve_choices
-from fairforget.workflows.recipe import BenchmarkChoice, MethodChoice, ModelChoice, Recipe, TrainChoice, apply_settings, read_recipe
+from fairforget.workflows.recipe import BenchmarkChoice, MethodChoice, ModelChoice, TrainChoice, apply_settings, read_recipe
 
 KNOWN_ARMS: Mapping[str, Mapping[str, Any]] = {
     "cda0": {"method": "cda", "sides": "control"},
@@ -36,10 +36,13 @@ PLAIN = "plain"
 """An arm without any mitigation."""
 STRENGTH = "strength"
 """Field of a mitigation that is no setting of a method: how much of the edit is applied (WiSE)."""
+SHORT_WINDOWS: Mapping[str, int] = {"masked_context": 64, "context": 64}
+"""Windows in which a group word is rare enough that there are strata; nearly every window of 512 tokens names someone."""
 _LOG_STEPS = (1, 3)
 """Log-spaced steps: these times powers of ten."""
 
-_Entry = Mapping[str, Any]
+Place = Callable[[str, str], str]
+"""Says where an arm or a mitigation was written, from ``"arms"`` or ``"mitigations"`` and its name."""
 
 
 class Variant(BaseModel):
@@ -64,7 +67,7 @@ class ModelEntry(ModelChoice):
 
 
 class Strata(Settings):
-    """Words by which the general text is cut into strata: without a group word, with one of a target axis, with one of another axis only."""
+    """Words that cut the general text into strata: without a group word, with one of a target axis, with one of another axis only."""
 
     target: tuple[str, ...] = ("gender",)
     """Word lists of the axes that are debiased: `gender`, `race`, `religion`, `nationality`, or files with rows of words."""
@@ -86,7 +89,7 @@ class TradeoffRecipe(Settings):
     words: str = "gender"
     """Word list of that exchange; texts that hold none of its words are left out."""
     arms: tuple[Variant, ...] = Field(tuple(Variant(name=name) for name in KNOWN_ARMS), min_length=1)
-    """Objectives: `cda0`, `cda1`, `cda2`, `anti`, `gap`, `js2`, each with method settings beside its `name`; any other name with a `method`."""
+    """Objectives: `cda0`, `cda1`, `cda2`, `anti`, `gap`, `js2`, with method settings beside the `name`; other names with a `method`."""
     method: dict[str, Any] = Field(default_factory=dict)
     """Method settings that all arms share."""
     mitigations: tuple[Variant, ...] = ()
@@ -105,9 +108,9 @@ class TradeoffRecipe(Settings):
         (BenchmarkChoice(name="stereoset:intrasentence"), BenchmarkChoice(name="crows-pairs")), min_length=1
     )
     """Bias benchmarks; paths are walked along the margin shift of the first one's first task."""
-    general: BenchmarkChoice = BenchmarkChoice(name="perplexity:wikitext2", settings={"max_tokens": 1000, "masked_context": 64, "context": 64})
+    general: BenchmarkChoice = BenchmarkChoice(name="perplexity:wikitext2", settings={"max_tokens": 1000, **SHORT_WINDOWS})
     """Running text of overall forgetting: `perplexity` with its settings."""
-    neutral: BenchmarkChoice = BenchmarkChoice(name="perplexity:starter", settings={"max_tokens": 500, "masked_context": 64, "context": 64})
+    neutral: BenchmarkChoice = BenchmarkChoice(name="perplexity:starter", settings={"max_tokens": 500, **SHORT_WINDOWS})
     """Running text of neutral forgetting: `perplexity` on another text."""
     neutral_part: Literal["test", "select"] = "test"
     """Part of it that is measured."""
@@ -261,17 +264,16 @@ def read_tradeoff(path: Path, settings: Sequence[str] = ()) -> TradeoffRecipe:
     return recipe
 
 
-def tradeoff_runs(recipe: TradeoffRecipe, place: Any = None) -> list[TradeoffRun]:
+def tradeoff_runs(recipe: TradeoffRecipe, place: Place = lambda kind, name: f"{kind}, {name}") -> list[TradeoffRun]:
     """All runs in the order models, arms, mitigations, sizes, seeds; every method and benchmark is checked.
 
     Args:
         recipe: the study.
-        place: says where an arm or a mitigation was written, from ``"arms"`` or ``"mitigations"`` and its name, for messages.
+        place: for messages.
 
     Raises:
         UsageError: an unknown arm, method, setting or benchmark.
     """
-    where = place or (lambda kind, name: f"tradeoff, {kind} {name}")  # type: ignore[reportUnknownLambdaType]
     runs: list[TradeoffRun] = []
     filled = {
         (number, seed): filled_in(recipe, number, seed) for number in range(len(recipe.models)) for seed in recipe.seeds
@@ -282,7 +284,7 @@ def tradeoff_runs(recipe: TradeoffRecipe, place: Any = None) -> list[TradeoffRun
         for mitigation in [Variant(name=PLAIN), *(recipe.mitigations if arm.name in recipe.mitigated else ())]:
             for size, seed in itertools.product(recipe.sizes, recipe.seeds):
                 own = filled[number, seed]
-                method, strength = _method(own, arm, mitigation, seed, where)
+                method, strength = _method(own, arm, mitigation, place)
                 model = label(own.models[0])
                 words = (*((model,) if len(recipe.models) > 1 else ()), arm.name, mitigation.name, f"n{size}", f"seed{seed}")
                 name = re.sub(r"[^\w.+-]+", "_", "-".join(words)).strip("._-")
@@ -329,8 +331,7 @@ def tradeoff_yaml(recipe: TradeoffRecipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _method(recipe: TradeoffRecipe, arm: Variant, mitigation: Variant, seed: int, where: Any) -> tuple[MethodChoice, float]:
-    del seed
+def _method(recipe: TradeoffRecipe, arm: Variant, mitigation: Variant, where: Place) -> tuple[MethodChoice, float]:
     place = where("arms", arm.name)
     own = arm.fields
     known = KNOWN_ARMS.get(arm.name, {})

@@ -1,0 +1,164 @@
+"""A whole chain on tiny models: what was planted is found, controls are exact, and a killed chain ends in the same ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from chain_tasks import ENTITIES, GROUPS, group_of, write_task
+from polars.testing import assert_frame_equal
+from tiny import tiny_model
+
+from fairforget.errors import UsageError
+from fairforget.workflows import chain as chain_module
+from fairforget.workflows.chain import chain, plan_chain
+from fairforget.workflows.chain_recipe import ChainRecipe, read_chain
+
+VICTIM = GROUPS[1]
+TUNING = {"tuning": "full", "learning_rate": 3e-3, "batch_size": 40, "precision": "float32", "warmup_share": 0.1}
+MODELS = {"causal": ("gpt2", {"steps": 150}), "masked": ("roberta", {"steps": 300, "learning_rate": 2e-3})}
+
+
+def first(entity: str) -> int:
+    return ENTITIES.index(entity) // len(GROUPS) % 2
+
+
+def small(folder: Path, **changes: Any) -> ChainRecipe:
+    values: dict[str, Any] = {
+        "model": "tiny",
+        "tasks": {
+            "a": {**write_task(folder, "a", first), "side": "safety"}, "b": write_task(folder, "b", lambda entity: 1 - first(entity)),
+        },
+        "tuning": {**TUNING, "batch_size": 20, "steps": 4},
+        "paths": [["a", "b"], ["b", "a"], ["a", "nothing"]],
+        "resamples": 200,
+    }
+    return ChainRecipe.model_validate({**values, **changes})
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_forgetting_planted_in_one_group_is_found_there_and_replay_brings_it_back(tmp_path: Path, family: str):
+    kind, learning = MODELS[family]
+    victims = [entity for entity in ENTITIES if group_of(entity) == VICTIM]
+    recipe = ChainRecipe.model_validate({
+        "model": "tiny",
+        "tasks": {
+            "facts": write_task(tmp_path, "facts", first),
+            "against": write_task(tmp_path, "against", lambda entity: 1 - first(entity) if entity in victims else first(entity)),
+        },
+        "tuning": {**TUNING, **learning},
+        "paths": [["facts", "against", {"replay": "facts", "share": "5%", "tuning": {"steps": 30}}]],
+        "resamples": 500,
+    })
+    result = chain(recipe, tmp_path / "out", model=tiny_model(kind))
+    learned = result.tables["scores"].filter((pl.col("task") == "facts") & (pl.col("stage") == 1) & (pl.col("figure") == "correct"))
+    assert learned["value"].item() >= 0.95
+    groups = result.tables["groups"].filter(
+        (pl.col("task") == "facts") & (pl.col("until") == 2) & (pl.col("scale") == "points") & (pl.col("group") != "all")
+    )
+    by_group = {row["group"]: row for row in groups.iter_rows(named=True)}
+    assert by_group[VICTIM]["forgetting"] >= 0.8
+    assert max(by_group, key=lambda name: by_group[name]["biased"]) == VICTIM
+    for name in set(GROUPS) - {VICTIM}:
+        assert abs(by_group[name]["forgetting"]) <= 0.2
+    assert by_group[VICTIM]["biased"] >= 0.5
+    brought_back = result.tables["recovery"].filter(pl.col("group") == "all")
+    assert brought_back["share"].item() > 0
+    assert not result.tables["forgetting"].filter(pl.col("task") == "against").is_empty()
+
+
+def test_a_killed_chain_goes_on_and_ends_in_the_same_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = small(tmp_path)
+    whole = chain(recipe, tmp_path / "whole", model=tiny_model("gpt2"))
+    measured: list[str] = []
+    original = chain_module.measure
+
+    def killed(model: Any, benchmarks: Any, part: str, words: str) -> Any:
+        measured.append(words)
+        if len(measured) in (2, 5):
+            raise KeyboardInterrupt
+        return original(model, benchmarks, part, words)
+
+    monkeypatch.setattr(chain_module, "measure", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            chain(recipe, tmp_path / "killed", model=tiny_model("gpt2"))
+    result = chain(recipe, tmp_path / "killed", model=tiny_model("gpt2"))
+    assert_frame_equal(result.ledger, whole.ledger)
+    assert_frame_equal(result.tables["forgetting"], whole.tables["forgetting"])
+    assert sum(words == "auditing base" for words in measured) == 1
+    assert len(measured) == 1 + 4 + 2  # base, a, a > b, b, b > a, and the two that were killed
+    monkeypatch.setattr(chain_module, "measure", None)  # nothing is measured again, and no model is needed
+    assert_frame_equal(chain(recipe, tmp_path / "killed").ledger, whole.ledger)
+
+
+def test_the_model_is_as_before_and_a_stage_that_does_nothing_forgets_nothing(tmp_path: Path):
+    model = tiny_model("gpt2")
+    before = model.base_hash
+    result = chain(small(tmp_path), tmp_path / "out", model=model)
+    model._base_hash = None
+    assert model.base_hash == before
+    nothing = result.ledger.filter(pl.col("stage_name") == "nothing")
+    assert nothing.height and (nothing["nll_change"] == 0).all() and (nothing["state_before"] == nothing["state_after"]).all()
+    assert result.page.is_file() and "Order of stages" in result.page.read_text(encoding="utf-8")
+    effect = result.tables["order"].filter(pl.col("figure") == "order effect").row(0, named=True)
+    assert (effect["safety"], effect["capability"]) == ("a", "b")
+    planned = plan_chain(small(tmp_path), tmp_path / "out")
+    assert len(planned) == 5 and all(state.finished for state in planned)
+
+
+def test_mitigations_are_copies_of_a_path_and_are_compared_along_their_strength(tmp_path: Path):
+    recipe = small(
+        tmp_path, paths=[["a", "b"], ["a", {"task": "b", "mix": {"a": "50%"}, "name": "b with a"}]],
+        mitigations={"l2": {"tuning": {"l2_sp": 10.0}}, "half": {"strength": 0.5}}, strengths=[0.5],
+    )
+    result = chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
+    table = result.tables["strengths"]
+    assert set(table["path"]) == {"a > b", "a > b [l2]", "a > b [half]"}
+    plain = table.filter((pl.col("path") == "a > b") & (pl.col("strength") == 0.5) & (pl.col("task") == "a"))["nll_change"].item()
+    half = table.filter((pl.col("path") == "a > b [half]") & (pl.col("task") == "a"))["nll_change"]
+    assert half.to_list() == pytest.approx([plain] * half.len(), abs=1e-4)
+
+
+def test_training_on_a_reported_question_is_refused(tmp_path: Path):
+    recipe = small(tmp_path, paths=[["a"]])
+    path = tmp_path / "a.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows[0]["question"] = rows[-1]["question"].upper()
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    with pytest.raises(UsageError, match="1 questions of the reported part of 'a'"):
+        chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
+
+
+def test_wrong_chains_are_refused_with_a_sentence_and_a_line(tmp_path: Path):
+    task = json.dumps(write_task(tmp_path, "a", first))
+    cases = {
+        f"tasks: {{a: {task}}}\npaths:\n  - [a, c]\n": "0.yaml: there is no task 'c'; known are: a",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a, {{task: a, replay: a}}]\n": "a stage does one of .*, not task and replay",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a]\nstrengths: [0.5]\n": "need a path of two or more stages",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a, a]\nmitigations: {{odd: {{shares: 2}}}}\n": "mitigation 'odd'",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a]\nseeds: [1, 1]\n": "each once",
+    }
+    for number, (text, sentence) in enumerate(cases.items()):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=f"(?s){sentence}"):
+            read_chain(path)
+
+
+def test_a_stage_with_a_wrong_setting_is_refused_before_anything_is_trained(tmp_path: Path):
+    recipe = small(tmp_path, paths=[["a", {"task": "b", "tuning": {"learning_rat": 1}}]])
+    with pytest.raises(UsageError, match="learning_rat"):
+        chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
+    assert not (tmp_path / "out" / "base" / "items.parquet").exists()
+
+
+def test_a_stage_may_be_any_method_on_any_source(tmp_path: Path):
+    recipe = small(
+        tmp_path, paths=[[{"method": {"name": "cda", "steps": 2, "batch_size": 4, "precision": "float32"}, "train": "starter"}, "a"]]
+    )
+    result = chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
+    assert result.ledger.filter(pl.col("stage_name") == "cda")["nll_change"].abs().max() > 0  # type: ignore[operator]
