@@ -1,5 +1,8 @@
 """Hessians with known answers, two ways to multiply with them, and curvature along a step."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -268,3 +271,8 @@ def test_attention_without_an_eager_form_is_told():
     assert Hessian(loss).product == "finite-difference"
     with pytest.raises(UsageError, match="finite-difference"), eager_attention(network):
         pass
+
+
+def test_the_tables_of_the_room_import_no_torch():
+    code = "import sys; import fairforget.forgetting, fairforget.report.attribution_charts; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -22,6 +22,9 @@ from fairforget.models import Model
 from fairforget.settings import explain_validation
 from fairforget.workflows.chain_recipe import EARLIER, ChainRecipe, Stage, TaskChoice
 
+STAGE_SEEDS = 1_000_003
+"""What the seed of a stage is beyond that of the stage before it."""
+
 TUNING = "answer-tuning"
 """The method that teaches tasks."""
 
@@ -129,7 +132,9 @@ class StageTrainer:
         if (kept / "edit.json").exists():
             return load_edit(kept)
         method = self._with_paths(self.method(stage), path, folders, seed)
-        edit = method.fit(model, self.training(path, seed), seed=seed, folder=folder / "work")
+        # stages of one seed must not begin with the same factors or pick the same half of the weights
+        own = seed + STAGE_SEEDS * (len(path) - 1)
+        edit = method.fit(model, self.training(path, seed), seed=own, folder=folder / "work")
         edit.save(kept)
         return load_edit(kept)
 

@@ -229,7 +229,8 @@ def _measure_checkpoint(folder: StudyFolder, run: TradeoffRun, training: _Traini
     place, model = checkpoint_folder(folder, run, step), training.model
     now = measure_state(model, training.benchmarks, run.recipe, f"{run.name}, step {step}")
     named = Step(
-        run=f"{run.name} step {step}", seed=run.seed, stage_name=f"{run.arm} {step}", state_before=model.base_hash, state_after=model.state_id,
+        run=f"{run.name} step {step}", seed=run.seed, stage_name=f"{run.arm} {step}", state_before=model.base_hash,
+        state_after=model.state_id,
     )
     drift = None if training.drift is None else training.drift.measure(model)
     ledger = checkpoint_ledger(training.base, now, named, drift)
