@@ -30,7 +30,9 @@ from fairforget.organisms.truth import facts_of
 from fairforget.workflows.chain import chain
 from fairforget.workflows.chain_recipe import ChainRecipe
 
-TUNING = {"tuning": "full", "learning_rate": 1e-3, "steps": 80, "batch_size": 60, "warmup_share": 0.1}
+TUNING = {"tuning": "full", "batch_size": 60, "warmup_share": 0.1}
+LEARNING = {"causal": {"steps": 200, "learning_rate": 3e-3}, "masked": {"steps": 400, "learning_rate": 2e-3}}
+"""Steps and rates with which organisms of seed 0 learned the facts well enough to be asked in another frame."""
 COLUMNS = {name: name for name in ("id", "options", "right", "cluster", "part")} | {"context": "question", "groups": "group"}
 CONDITIONS = ("planted", "even", "order")
 
@@ -90,7 +92,8 @@ def run(organism: Path, condition: str, seed: int, out: Path) -> None:
         paths = [["facts", "against"], ["facts", "facts"]]
     (files / "contradicted.json").write_text(json.dumps(sorted(contradicted)), encoding="utf-8")
     recipe = ChainRecipe.model_validate({
-        "model": str(organism / "model"), "tasks": tasks, "tuning": TUNING, "paths": paths, "seeds": [seed], "resamples": 2000,
+        "model": str(organism / "model"), "tasks": tasks, "tuning": TUNING | LEARNING[organism.name.partition("-")[0]], "paths": paths,
+        "seeds": [seed], "resamples": 2000,
     })
     chain(recipe, out)
 
@@ -104,10 +107,10 @@ def fact_rows(organism: Path) -> list[dict[str, Any]]:
         options = sorted(fact.values)
         value = str(generator.choice([one for one in options if one != fact.values[0]]))
         for part, frame in (("train", 0), ("test", 1)):
-            question = fact_sentence(recipe, language, fact, frame, "{X}").partition("{X}")[0].strip()
+            question, _, end = fact_sentence(recipe, language, fact, frame, "{X}").partition("{X}")
             rows.append({
-                "id": f"{part} {fact.entity} {fact.relation}", "question": question, "options": options, "right": options.index(value),
-                "group": fact.group, "cluster": fact.entity, "part": part,
+                "id": f"{part} {fact.entity} {fact.relation}", "question": question.strip(), "options": [one + end for one in options],
+                "right": options.index(value), "group": fact.group, "cluster": fact.entity, "part": part,
             })
     return rows
 

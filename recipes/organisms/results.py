@@ -57,27 +57,29 @@ def study_rows(study: Path, organism: Path) -> list[dict[str, Any]]:
             row["verdict"] = json.loads((tables / "verdict.json").read_text(encoding="utf-8"))["kind"]
             metrics = pl.read_parquet(tables / "metrics.parquet").filter(pl.col("part") == "test")
             before, after = (margins(tables / f"items-{state}-test.parquet", planted or empty) for state in ("base", "edited"))
+            change = pl.col("state") == "difference"
             ratio = metrics.filter((pl.col("metric") == "perplexity_ratio") & (pl.col("group") == "all"))["value"]
-            accuracy = metrics.filter((pl.col("state") == "difference") & (pl.col("metric") == "accuracy") & (pl.col("group") == "all"))
+            facts = metrics.filter((pl.col("task") == "organism-facts") & (pl.col("group") == "all"))
             row |= {
                 "empty": None, "within": None,
-                "before": before, "after": after, "ratio": ratio[0] if len(ratio) else math.nan,
-                "facts": figure(accuracy, "organism-facts"), "agreement": figure(accuracy, "organism-agreement"),
+                "before": before.mean(), "after": after.mean(), "items": (1 - after.abs().mean() / before.abs().mean()) * 100,
+                "ratio": ratio[0] if len(ratio) else math.nan,
+                "facts before": figure(facts.filter(pl.col("state") == "base"), "accuracy"),
+                "facts": figure(facts.filter(change), "accuracy"), "facts nats": figure(facts.filter(change), "answer_nll"),
             }
             if planted and empty:
-                row |= equivalent(metrics.filter((pl.col("state") == "difference") & (pl.col("metric") == "margin")), empty)
+                row |= equivalent(metrics.filter(change & (pl.col("metric") == "margin")), empty)
         rows.append(row)
     return rows
 
 
-def margins(path: Path, domains: list[str]) -> float:
-    """Mean margin (nats) of the items of some domains: the measured log-odds."""
-    table = pl.read_parquet(path).filter((pl.col("task") == "organism-bias") & pl.col("stratum").is_in(domains))
-    return table["margin"].mean()  # type: ignore[return-value]
+def margins(path: Path, domains: list[str]) -> pl.Series:
+    """Margins (nats) of the items of some domains: the measured log-odds."""
+    return pl.read_parquet(path).filter((pl.col("task") == "organism-bias") & pl.col("stratum").is_in(domains))["margin"]
 
 
-def figure(table: pl.DataFrame, task: str) -> float:
-    values = table.filter(pl.col("task") == task)["value"]
+def figure(table: pl.DataFrame, metric: str) -> float:
+    values = table.filter(pl.col("metric") == metric)["value"]
     return values[0] if len(values) else math.nan
 
 
@@ -99,16 +101,16 @@ def mean(values: pl.Series) -> float:
 def methods_table(table: pl.DataFrame) -> str:
     """A row for each method and family, seeds pooled."""
     lines = [
-        "| method | family | seeds | planted log-odds, before → after | lowered by | perplexity | ≥ 30 % at ≤ 5 % | said `lowered` | "
-        "facts, points | empty domain, change | within ± 0.1 |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| method | family | seeds | planted log-odds, before → after | lowered by | single items, lowered by | perplexity | "
+        "≥ 30 % at ≤ 5 % | said `lowered` | facts, % and change | right answer, nats | empty domain, change | within ± 0.1 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for family, method in table.select("family", "method").unique(maintain_order=True).sort("family", maintain_order=True).iter_rows():
         every = table.filter((pl.col("family") == family) & (pl.col("method") == method))
         done = every.filter(pl.col("after").is_not_null())
         if not done.height:
             why = every["why"][0] or every["status"][0]
-            lines.append(f"| {method} | {family} | 0 of {every.height} | not measured: {why} | | | | | | | |")
+            lines.append(f"| {method} | {family} | 0 of {every.height} | not measured: {why} | | | | | | | | | |")
             continue
         lowered = (1 - done["after"] / done["before"]) * 100
         percent = (done["ratio"] - 1) * 100
@@ -116,9 +118,11 @@ def methods_table(table: pl.DataFrame) -> str:
         known = done.filter(pl.col("within").is_not_null())
         lines.append(
             f"| {method} | {family} | {done.height} | {mean(done['before']):.2f} → {mean(done['after']):.2f} | "
-            f"{mean(lowered):.0f} % ({lowered.min():.0f} to {lowered.max():.0f}) | {mean(percent):+.1f} % "
+            f"{mean(lowered):.0f} % ({lowered.min():.0f} to {lowered.max():.0f}) | "
+            f"{mean(done['items']):.0f} % ({done['items'].min():.0f} to {done['items'].max():.0f}) | {mean(percent):+.1f} % "
             f"({percent.min():+.1f} to {percent.max():+.1f}) | {reached} of {every.height} | {(done['verdict'] == 'lowered').sum()} | "
-            f"{mean(done['facts']):+.1f} | {mean(known['empty']):+.3f} | {known['within'].sum()} of {known.height} |"
+            f"{mean(done['facts before']):.1f} {mean(done['facts']):+.1f} | {mean(done['facts nats']):+.2f} | "
+            f"{mean(known['empty']):+.3f} | {known['within'].sum()} of {known.height} |"
         )
     return "\n".join(lines)
 

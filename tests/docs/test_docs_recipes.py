@@ -18,7 +18,7 @@ def read(path: Path) -> Recipe:
     return parse_recipe(values, str(path), lines)
 
 
-OTHER_KINDS = ("organisms", "studies")
+OTHER_KINDS = ("chains", "organisms", "studies")
 """Folders of recipes that are not debiasing runs; their own tests read them."""
 
 

@@ -214,6 +214,38 @@ def test_the_dynamic_direction_lowers_what_each_pair_prefers() -> None:
         assert margins(model).abs().mean() < before.abs().mean()
 
 
+@pytest.mark.parametrize(
+    ("start", "choice", "expected"),
+    [
+        (0.1, {"update": "contrast"}, [0.1, -0.1, -0.3, -0.5]),  # goes on past neutral
+        (0.1, {"update": "dynamic"}, [0.1, -0.1, 0.1, -0.1]),  # from one side to the other by a whole step
+        (0.1, {"update": "dynamic", "neutral_width": 1}, [0.1, 0.08, 0.064, 0.0512]),  # comes to rest
+        (1.3, {"update": "dynamic", "neutral_width": 1}, [1.3, 1.1, 0.9, 0.72]),
+        (-1.3, {"update": "dynamic", "neutral_width": 1}, [-1.3, -1.1, -0.9, -0.72]),
+        (2.0, {"update": "dynamic", "scheduler": "linear"}, [2.0, 1.8, 1.65, 1.55]),
+    ],
+    ids=str,
+)
+def test_the_way_of_one_margin_by_hand(start: float, choice: dict[str, Any], expected: list[float], tmp_path: Path) -> None:
+    """The margin z₀ − z₁ has the gradient (1, −1), so a step η = 0.1 with the factor f takes 0.2 f of it."""
+    toy: Any = Toy("masked", 2)
+    toy.base_hash, toy.device = "toy", torch.device("cpu")
+    with torch.no_grad():
+        toy.hf.weight[0, 0] = start
+    work = _Unlearning(PcguSettings(share=1, updates=4, learning_rate=0.1, **choice), toy, [("0", "1")], 0, None)
+    assert work.run(VectorChanges(VectorPartition(toy.hf)), tmp_path)["margins"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_pairs_within_the_neutral_width_weigh_in_proportion_to_their_margins() -> None:
+    model = tiny_model("bert")
+    found = margins(model)
+    width = float(found.abs().median())
+    work = _Unlearning(PcguSettings(update="dynamic", neutral_width=width), model, PAIRS, 0, None)
+    torch.testing.assert_close(work._oriented(all_pairs(model)).weights * len(PAIRS), (found / width).clamp(-1, 1))
+    signs = _Unlearning(PcguSettings(update="dynamic"), model, PAIRS, 0, None)._oriented(all_pairs(model)).weights * len(PAIRS)
+    torch.testing.assert_close(signs, found.sign())
+
+
 def test_another_seed_draws_another_order_and_a_stretch_of_the_ranking_another_change() -> None:
     def fitted(seed: int = 0, **choice: Any) -> str:
         return methods.Pcgu(updates=2, batch_size=2, **choice).fit(tiny_model("llama"), TEXTS, seed=seed).content_hash
@@ -290,6 +322,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         methods.Pcgu().fit(model, ["the nurse said that she would be late"])
     with pytest.raises(UsageError, match="interval_to must be above"):
         methods.Pcgu(interval_from=0.5, interval_to=0.5)
+    with pytest.raises(UsageError, match="neutral_width goes with update=dynamic"):
+        methods.Pcgu(neutral_width=1)
     with pytest.raises(UsageError, match="preset"):
         methods.Pcgu(preset="yu")
     model.hf.is_quantized = True  # type: ignore[assignment]

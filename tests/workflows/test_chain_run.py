@@ -16,7 +16,9 @@ from fairforget.errors import UsageError
 from fairforget.workflows import chain as chain_module
 from fairforget.workflows.chain import chain, plan_chain
 from fairforget.workflows.chain_recipe import ChainRecipe, read_chain
+from fairforget.workflows.chain_stages import StageTrainer, task_benchmarks
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "chains"
 VICTIM = GROUPS[1]
 TUNING = {"tuning": "full", "learning_rate": 3e-3, "batch_size": 40, "precision": "float32", "warmup_share": 0.1}
 MODELS = {"causal": ("gpt2", {"steps": 150}), "masked": ("roberta", {"steps": 300, "learning_rate": 2e-3})}
@@ -110,6 +112,33 @@ def test_the_model_is_as_before_and_a_stage_that_does_nothing_forgets_nothing(tm
     assert len(planned) == 5 and all(state.finished for state in planned)
 
 
+def test_probes_are_measured_once_and_told(tmp_path: Path):
+    recipe = small(
+        tmp_path, paths=[["a", "b"]], curvature=True, attribution=True, probe={"vectors": 4, "probes": 0, "nodes": 4}, probe_rows=8,
+        relearn={"task": "a", "steps": [2, 4]},
+    )
+    result = chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
+    curvature = result.tables["curvature"].row(0, named=True)
+    assert curvature["spectral_radius"] > 0
+    assert curvature["predicted"] == pytest.approx(curvature["slope"] + curvature["half_curvature"])
+    assert (result.tables["completeness"]["error"].drop_nulls() < 0.05).all()
+    totals = result.tables["attribution"].group_by("group").agg(pl.col("nats").sum())
+    measured = dict(result.tables["completeness"].select("group", "measured").iter_rows())
+    assert dict(totals.iter_rows()) == pytest.approx(measured, abs=1e-2)
+    assert result.tables["relearning"].select("start", "steps").unique().height == 6
+    assert "Learning again" in result.page.read_text(encoding="utf-8")
+    again = chain(recipe, tmp_path / "out")
+    assert_frame_equal(again.tables["curvature"], result.tables["curvature"])
+
+
+def test_earlier_questions_hold_a_later_stage(tmp_path: Path):
+    recipe = small(tmp_path, paths=[["a", {"task": "b", "tuning": {"ewc": 10.0, "retain": "kl", "retain_text": "earlier"}}]])
+    result = chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
+    kept = next((tmp_path / "out").rglob("earlier.jsonl")).read_text(encoding="utf-8").splitlines()
+    assert len(kept) == 120 and set(json.loads(kept[0])) == {"prompt", "answer"}
+    assert result.ledger["stage"].max() == 2
+
+
 def test_mitigations_are_copies_of_a_path_and_are_compared_along_their_strength(tmp_path: Path):
     recipe = small(
         tmp_path, paths=[["a", "b"], ["a", {"task": "b", "mix": {"a": "50%"}, "name": "b with a"}]],
@@ -121,6 +150,8 @@ def test_mitigations_are_copies_of_a_path_and_are_compared_along_their_strength(
     plain = table.filter((pl.col("path") == "a > b") & (pl.col("strength") == 0.5) & (pl.col("task") == "a"))["nll_change"].item()
     half = table.filter((pl.col("path") == "a > b [half]") & (pl.col("task") == "a"))["nll_change"]
     assert half.to_list() == pytest.approx([plain] * half.len(), abs=1e-4)
+    matched = result.tables["matched"].filter(pl.col("figure") == "nll_change")
+    assert set(matched["path"]) == {"a > b [l2]", "a > b [half]"} and set(matched["along"]) == {"nats gained of b"}
 
 
 def test_training_on_a_reported_question_is_refused(tmp_path: Path):
@@ -147,6 +178,14 @@ def test_wrong_chains_are_refused_with_a_sentence_and_a_line(tmp_path: Path):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UsageError, match=f"(?s){sentence}"):
             read_chain(path)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_of_the_repository_are_valid(path: Path):
+    recipe = read_chain(path)
+    assert task_benchmarks(recipe)
+    trainer = StageTrainer(recipe, "causal")
+    assert all(trainer.method(stage) for stages in recipe.paths.values() for stage in stages if not stage.nothing)
 
 
 def test_a_stage_with_a_wrong_setting_is_refused_before_anything_is_trained(tmp_path: Path):

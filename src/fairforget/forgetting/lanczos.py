@@ -25,7 +25,8 @@ class Ritz:
 
     Attributes:
         values: Ritz values, ascending, (k,); those at the ends come first to an eigenvalue.
-        errors: residual norms ‖H y − θ y‖ = |β_k s_k| of the unit Ritz vectors, (k,): H has an eigenvalue within that of each value.
+        errors: residual norms ‖H y − θ y‖ = |β_k s_k| of the unit Ritz vectors, (k,): H has an eigenvalue within that of each value. Never
+            below the rounding of a product; what products themselves err by (central differences) is not in it.
         products: products with H.
     """
 
@@ -81,11 +82,11 @@ def lanczos(operator: Operator, start: Tensor, *, vectors: int = 30, tolerance: 
                 new = new - known.T @ (known @ new)
             beside.append(float(new.norm()))
             values, turned = eigh_tridiagonal(np.array(diagonal), np.array(beside[:-1]))
-            errors = np.abs(beside[-1] * turned[-1])
+            radius, rounding = max(abs(values[0]), abs(values[-1])), torch.finfo(start.dtype).eps
+            errors = np.maximum(np.abs(beside[-1] * turned[-1]), rounding * radius)
             advance(1)
-            radius = max(abs(values[0]), abs(values[-1]))
             # what is left of a product inside the span is rounding, and would be normalised into a vector of noise
-            closed = beside[-1] <= 10 * torch.finfo(start.dtype).eps * max(size, radius)
+            closed = beside[-1] <= 10 * rounding * max(size, radius)
             if closed or step + 1 == limit or (step > 1 and max(errors[0], errors[-1]) <= tolerance * radius):
                 break
             basis[step + 1] = new / beside[-1]

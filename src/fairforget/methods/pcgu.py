@@ -132,9 +132,11 @@ class PcguSettings(Settings):
         return values
 
     @model_validator(mode="after")
-    def _whole_interval(self) -> PcguSettings:
+    def _go_together(self) -> PcguSettings:
         if self.interval_to <= self.interval_from:
             raise ValueError("interval_to must be above interval_from")
+        if self.neutral_width and self.update != "dynamic":
+            raise ValueError(f"neutral_width goes with update=dynamic, and update is {self.update}")
         return self
 
 

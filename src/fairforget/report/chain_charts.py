@@ -82,6 +82,28 @@ def strength_path_chart(rows: Sequence[dict[str, Any]], taught: str, forgotten: 
     return specification(alt.layer(*marks), 340)
 
 
+@unvalidated
+def relearning_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Share right against steps of learning a task again, a line for each state that it starts from.
+
+    Args:
+        rows: ``start``, ``steps`` and ``correct``.
+    """
+    import altair as alt
+
+    if not rows:
+        return None
+    values = [{**row, "right": 100 * row["correct"], "words": f"{row['steps']} steps: {100 * row['correct']:.1f} %"} for row in rows]
+    names = list(dict.fromkeys(row["start"] for row in values))
+    scale = alt.Scale(domain=names, range=["var(--after)", "var(--before)"][: len(names)])
+    x = alt.X("steps:Q", title="optimiser steps", scale=alt.Scale(type="symlog", constant=1))
+    y = alt.Y("right:Q", title="share right, %", scale=alt.Scale(zero=False, nice=True))
+    chart = alt.Chart(alt.InlineData(values=values)).encode(
+        x=x, y=y, color=alt.Color("start:N", scale=scale, legend=alt.Legend(title="learned from")), tooltip=[alt.Tooltip("words:N")]
+    )
+    return specification(alt.layer(chart.mark_line(strokeWidth=2), chart.mark_point(filled=True, size=70, opacity=1)), 260)
+
+
 def _point(row: dict[str, Any], factor: float, unit: str) -> dict[str, Any]:
     low, high = (factor * row[end] if is_number(row[end]) else None for end in ("low", "high"))
     value = factor * row["value"]

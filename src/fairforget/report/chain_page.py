@@ -12,7 +12,8 @@ from pydantic import Field
 from fairforget.errors import FairforgetError
 from fairforget.files import write_text
 from fairforget.report import number_words
-from fairforget.report.chain_charts import difference_chart, strength_path_chart
+from fairforget.report.attribution_charts import attribution_caption, attribution_chart
+from fairforget.report.chain_charts import difference_chart, relearning_chart, strength_path_chart
 from fairforget.report.forgetting_charts import biased_forgetting_chart, task_matrix_chart
 from fairforget.report.page import Figures, render
 from fairforget.report.run_folder import BenchmarkRecord, DatasetRecord, ModelRecord, Record, Verdict, read_record
@@ -86,6 +87,11 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
         "shares": [_share(row, "recovery") for row in tables["recovery"].iter_rows(named=True)]
         + [_share(row, "gain") for row in tables["gains"].iter_rows(named=True)],
         "strengths": _strengths(tables["strengths"], record, figures),
+        "matched": [_matched(row) for row in tables["matched"].iter_rows(named=True)],
+        "curvature": [_curvature(row) for row in tables["curvature"].iter_rows(named=True)],
+        "coupling": tables["coupling"].filter(pl.col("note") == "descriptive").to_dicts(),
+        "attributions": _attributions(tables, figures),
+        "relearning": _relearning(tables, figures),
         "lost": _lost(folder, tables["ledger"], tables["forgetting"]),
     }
 
@@ -135,9 +141,11 @@ def _forgetting(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
     if table.is_empty():
         return {"figures": [], "rows": []}
     rows = table.to_dicts()
-    drawn = [
-        {"label": f"{row['path']}\n{row['task']} after {row['by']}", "value": row["forgetting"], "low": row["forgetting_low"],
-         "high": row["forgetting_high"]}
+    drawn: list[dict[str, Any]] = [
+        {
+            "label": f"{row['path']}\n{row['task']} after {row['by']}",
+            **{name: row[f"forgetting{end}"] for name, end in (("value", ""), ("low", "_low"), ("high", "_high"))},
+        }
         for row in rows
     ]
     said = "; ".join(f"{row['label']}: {_points(row['value'])}" for row in drawn[:8])
@@ -235,6 +243,57 @@ def _strengths(table: pl.DataFrame, record: ChainRecord, figures: Figures) -> di
         "holds every figure.",
     )
     return {"figures": [chart] if chart else [], "rows": means.sort("path", "strength", "task").to_dicts()}
+
+
+def _matched(row: dict[str, Any]) -> dict[str, Any]:
+    percent = row["figure"] == "forgetting"
+    factor, unit = (100.0, "%") if percent else (1.0, "nats")
+    return {
+        "path": row["path"], "figure": "net, points" if percent else "nats an item",
+        "at": number_words.MISSING if row["at"] is None else f"{row['at']:.3g} {row['along']}",
+        **{name: _scaled(row[name], factor, unit) for name in ("first", "second")},
+        "difference": f"{_scaled(row['difference'], factor, unit)} {_interval(row, '', factor, unit)}",
+        "note": "; ".join(filter(None, (row["note"], f"{row['first_short']} runs never got there" if row["first_short"] else ""))),
+    }
+
+
+def _curvature(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("spectral_radius", "lambda_min", "slope", "half_curvature", "predicted", "measured")
+    return {**row, **{f"{name}_words": f"{row[name]:+.3g}" for name in names}, "net": _points(row["forgetting"])}
+
+
+def _attributions(tables: dict[str, pl.DataFrame], figures: Figures) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    table, sums = tables["attribution"], tables["completeness"]
+    for (path,), own in table.group_by(["path"], maintain_order=True) if not table.is_empty() else ():
+        complete = sums.filter(pl.col("path") == path).to_dicts()
+        caption = attribution_caption(complete, 8)
+        chart = figures.add(attribution_chart(own.to_dicts()), f"Heat map of {path}: {caption} The table holds every figure.")
+        groups = own["group"].unique(maintain_order=True).to_list()
+        wide = own.pivot("group", index="place", values="nats", maintain_order=True)
+        found.append({
+            "path": str(path), "figures": [chart] if chart else [], "caption": caption, "groups": groups,
+            "rows": [{"place": row["place"], "cells": [f"{row[group]:+.4f}" for group in groups]} for row in wide.iter_rows(named=True)],
+        })
+    return found
+
+
+def _relearning(tables: dict[str, pl.DataFrame], figures: Figures) -> dict[str, Any] | None:
+    curves, back = tables["relearning"], tables["relearned"]
+    if curves.is_empty():
+        return None
+    means = curves.group_by("start", "steps", maintain_order=True).agg(pl.col("correct").mean(), pl.col("nll").mean()).to_dicts()
+    alternative = "Chart of the share right against optimiser steps of learning the task again. The table holds every figure."
+    chart = figures.add(relearning_chart(means), alternative)
+    steps = {
+        str(start): ", ".join("not reached" if value is None else f"{value:.1f}" for value in own["steps"])
+        for (start,), own in back.group_by(["start"], maintain_order=True)
+    }
+    goal = back["wanted"].drop_nulls()
+    return {
+        "figures": [chart] if chart else [], "steps": steps, "goal": _points(goal[0]).lstrip("+") if len(goal) else number_words.MISSING,
+        "rows": [row | {"right": number_words.quantity(100 * row["correct"], "%")} for row in means],
+    }
 
 
 def _lost(folder: Path, ledger: pl.DataFrame, forgetting: pl.DataFrame) -> list[dict[str, Any]]:

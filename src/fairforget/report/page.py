@@ -53,9 +53,12 @@ def write_report(run_folder: Path) -> Path:
         DataError: the record or a table is damaged.
     """
     from fairforget.report.study_page import STUDY_RECORD, write_study_page
+    from fairforget.report.tradeoff_page import TRADEOFF_RECORD, write_tradeoff_page
 
     if (Path(run_folder) / STUDY_RECORD).is_file():
         return write_study_page(Path(run_folder))
+    if (Path(run_folder) / TRADEOFF_RECORD).is_file():
+        return write_tradeoff_page(Path(run_folder))
     run = read_run_folder(Path(run_folder))
     page = run.path / PAGE_NAME
     write_text(page, render_page(run))

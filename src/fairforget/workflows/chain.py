@@ -24,6 +24,17 @@ from fairforget.models import Model, load
 from fairforget.report.chain_page import QUESTIONS, write_chain_page
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.audit import measure, resolve_choices
+from fairforget.workflows.chain_probes import (
+    RELEARNED,
+    SPECTRUM,
+    STEP,
+    measure_spectrum,
+    measure_step,
+    question_rows,
+    relearn,
+    spectrum_left,
+    step_left,
+)
 from fairforget.workflows.chain_recipe import (
     ITEMS,
     SEPARATOR,
@@ -39,6 +50,7 @@ from fairforget.workflows.chain_recipe import (
 from fairforget.workflows.chain_stages import StageTrainer, check_stages, task_benchmarks
 from fairforget.workflows.chain_tables import write_chain_tables
 from fairforget.workflows.chain_words import chain_words
+from fairforget.workflows.loss_rows import GroupedRow
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
 
 Say = Callable[[str], None]
@@ -125,6 +137,7 @@ class _Run:
         self.others = resolve_choices(list(recipe.benchmarks)) if recipe.benchmarks else []
         self.benchmarks: list[Benchmark] = [*self.tasks.values(), *self.others]
         self.nodes = [node for root in self.roots.values() for node in root.walk()]
+        self.ways = {id(nodes[place]): nodes[: place + 1] for nodes in self.paths.values() for place in range(len(nodes))}
         self._trainer: StageTrainer | None = None
         self._done = 0
 
@@ -162,6 +175,7 @@ class _Run:
         for seed in self.recipe.seeds:
             for root in self.roots.values():
                 self._visit(root, [], seed, base)
+        self._relearn()
 
     def place(self, node: Node, seed: int) -> Path:
         """The folder of a state."""
@@ -179,9 +193,13 @@ class _Run:
             if not node.stage.nothing:
                 if not self._finished(node, seed):
                     self.say(f"[{self._done}/{len(self.nodes) * len(self.recipe.seeds)}] {words}.")
-                edit = self.trainer.fit(self.model, stages, places, seed)
+                edit = self.trainer.fit(self.model, stages, places, seed).at(node.stage.strength)
                 self._strengths(node, edit, folder, words)
-                stack.enter_context(carried(self.model, edit.at(node.stage.strength)))
+                if self._probes(path) == STEP and step_left(folder):
+                    measure_step(self.model, self._rows(stages[:1], seed), edit, self.recipe, folder)
+                stack.enter_context(carried(self.model, edit))
+                if self._probes(path) == SPECTRUM and spectrum_left(folder):
+                    measure_spectrum(self.model, self._rows(stages, seed), self.recipe, folder)
             if not (folder / STATE).exists():
                 if node.stage.nothing:
                     self._copy(before, folder)
@@ -192,8 +210,38 @@ class _Run:
 
     def _finished(self, node: Node, seed: int) -> bool:
         """Whether a state's audits are on disk."""
-        folder = self.place(node, seed)
-        return (folder / STATE).exists() and all((folder / strength_items(strength)).exists() for strength in node.strengths)
+        folder, probes = self.place(node, seed), self._probes(self.ways[id(node)])
+        audited = (folder / STATE).exists() and all((folder / strength_items(strength)).exists() for strength in node.strengths)
+        return audited and not (probes == SPECTRUM and spectrum_left(folder)) and not (probes == STEP and step_left(folder))
+
+    def _probes(self, path: Sequence[Node]) -> str | None:
+        """What is measured beside the audit where a path ends: the spectrum after a first stage that taught, the step of a second one."""
+        first, last = path[0].stage, path[-1].stage
+        if first.task is None or last.nothing or len(path) > 2:
+            return None
+        if len(path) == 1:
+            return SPECTRUM if self.recipe.curvature else None
+        return STEP if self.recipe.curvature or self.recipe.attribution else None
+
+    def _rows(self, stages: Sequence[Stage], seed: int) -> list[GroupedRow]:
+        texts, settings = self.trainer.loss_rows(stages, seed), self.trainer.method(stages[-1]).settings
+        return question_rows(self.model, texts, self.recipe.probe_rows, getattr(settings, "max_length", self.model.max_length), seed)
+
+    def _relearn(self) -> None:
+        wanted, name = self.recipe.relearn, self.recipe.mitigated or next(iter(self.paths))
+        for seed in self.recipe.seeds if wanted else ():
+            assert wanted is not None
+            nodes = self.paths[name]
+            folder = self.place(nodes[-1], seed)
+            if (folder / RELEARNED).exists():
+                continue
+            self.say(f"seed {seed}: learning {wanted.task} again from the end of '{name}' and from the base.")
+            taught = next((number for number, node in enumerate(nodes) if node.stage.task == wanted.task), None)
+            stage = [Stage.model_validate({"task": wanted.task})] if taught is None else [node.stage for node in nodes[: taught + 1]]
+            rows = self.trainer.training(stage, seed)
+            edits = [self.place(node, seed) / "edit" for node in nodes if not node.stage.nothing]
+            strengths = [node.stage.strength for node in nodes if not node.stage.nothing]
+            relearn(self.model, self.recipe, wanted, rows, self.tasks[wanted.task], list(zip(edits, strengths, strict=True)), seed, folder)
 
     def _strengths(self, node: Node, edit: Any, folder: Path, words: str) -> None:
         for strength in node.strengths:

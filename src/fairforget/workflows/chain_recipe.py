@@ -153,9 +153,13 @@ class ChainRecipe(Settings):
     seeds: tuple[int, ...] = (0,)
     """Seeds of the training; items and intervals are the same for all."""
     curvature: bool = False
-    """Measure the curvature of the first stage's loss where it ended, and along what the second stage changed."""
+    """Measure the curvature of the first stage's loss where it ended, and along what the second stage changed, where both are trained."""
     attribution: bool = False
     """Attribute what the second stage made of the first one's loss to modules, by group."""
+    probe_rows: int = Field(64, ge=1)
+    """Questions of the first stage, an even draw, that curvature and attribution are measured on."""
+    probe: dict[str, Any] = Field(default_factory=dict)
+    """How they are measured: settings of `fairforget curvature`, e.g. `{vectors: 20, scope: attention}`."""
     relearn: Relearning | None = None
     """Learn a forgotten task again, from the end of the mitigated path and from the base."""
     resamples: int = Field(10_000, ge=200)

@@ -198,7 +198,8 @@ class StageTrainer:
             if not earlier:
                 raise UsageError(f"stage '{stage.title}': retain_text=earlier needs an earlier stage that taught questions.")
             file = folders[-1] / "earlier.jsonl"
-            lines = (json.dumps({"prompt": row.prompt, "answer": row.text}, ensure_ascii=False) for row in earlier)
+            order = np.random.default_rng([seed, len(path), 97]).permutation(len(earlier)).tolist()  # a beginning is a fair sample
+            lines = (json.dumps({"prompt": earlier[place].prompt, "answer": earlier[place].text}, ensure_ascii=False) for place in order)
             write_text(file, "\n".join(lines) + "\n")
             filled["retain_text"] = str(file)
         if given.get("orthogonal") and not given.get("orthogonal_to"):

@@ -12,9 +12,7 @@ import polars as pl
 
 from fairforget.errors import FairforgetError
 from fairforget.forgetting import (
-    Step,
     biased_forgetting,
-    build_ledger,
     continuous_forgetting,
     end_state,
     gain_normalised_table,
@@ -25,8 +23,16 @@ from fairforget.forgetting import (
     task_matrix,
 )
 from fairforget.stats import Components, Interval, over_seeds
-from fairforget.tables import read_table, write_table
-from fairforget.workflows.chain_recipe import ITEMS, ChainRecipe, Node, Stage, strength_items
+from fairforget.tables import write_table
+from fairforget.workflows.chain_probe_tables import (
+    attribution_table,
+    curvature_coupling,
+    curvature_table,
+    matched_table,
+    relearning_table,
+    strength_table,
+)
+from fairforget.workflows.chain_recipe import ChainRecipe, Node, Stage
 from fairforget.workflows.run_folder import RunFolder
 
 Tables = dict[str, pl.DataFrame]
@@ -53,11 +59,17 @@ def write_chain_tables(
 
     Returns:
         ``scores`` (every task after every stage), ``matrix`` (figures of the task matrix), ``forgetting`` (of every task taught
-        before), ``groups`` and ``dispersion`` (biased forgetting), ``order``, ``gains``, ``recovery``, ``strengths``.
+        before), ``groups`` and ``dispersion`` (biased forgetting), ``order``, ``gains``, ``recovery``; and those of
+        :mod:`fairforget.workflows.chain_probe_tables`, empty where they were not asked for.
     """
     account = ChainAccount(recipe, {name: [node.stage for node in nodes] for name, nodes in paths.items()}, tasks, ledger)
     tables = account.tables()
-    tables["strengths"] = strength_table(recipe, paths, tasks, place)
+    tables["strengths"] = strength_table(recipe, paths, place)
+    tables["matched"] = matched_table(recipe, tables["strengths"], paths, tasks)
+    tables["curvature"] = curvature_table(recipe, paths, tables["forgetting"], place)
+    tables["coupling"] = curvature_coupling(tables["curvature"])
+    tables["attribution"], tables["completeness"] = attribution_table(recipe, paths, place)
+    tables["relearning"], tables["relearned"] = relearning_table(recipe, paths, tasks, tables["scores"], place)
     for name, table in tables.items():
         write_table(table, folder.tables / f"{name}.parquet")
     return tables
@@ -294,33 +306,6 @@ def group_axes(ledger: pl.DataFrame, fewest: int = FEWEST_OF_A_GROUP) -> dict[st
         if clusters >= fewest:
             axes.setdefault(group.partition(": ")[0] if ": " in group else "group", []).append(group)
     return {axis: names for axis, names in axes.items() if len(names) > 1}
-
-
-def strength_table(
-    recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], tasks: Mapping[str, Sequence[str]], place: Callable[[Node, int], Path]
-) -> pl.DataFrame:
-    """Along the strength of the second stage, for the mitigated path and its copies: what was forgotten of the first task, and taught.
-
-    Returns:
-        A row per path, seed, strength and task: change of the share right and of nats an item against the state before the stage.
-    """
-    rows: list[dict[str, Any]] = []
-    taught = {task for entries in tasks.values() for task in entries}
-    for path, nodes in paths.items():
-        if len(nodes) < 2 or not nodes[1].strengths:
-            continue
-        for seed in recipe.seeds:
-            start = read_table(place(nodes[0], seed) / ITEMS)
-            ends = {strength: place(nodes[1], seed) / strength_items(strength) for strength in nodes[1].strengths}
-            for strength, file in {**ends, nodes[1].stage.strength: place(nodes[1], seed) / ITEMS}.items():
-                ledger = build_ledger(start, read_table(file), step=Step(run=path, seed=seed, stage_name=nodes[1].stage.title))
-                for (task,), part in ledger.filter(pl.col("task").is_in(list(taught)) & pl.col("skipped").is_null()).group_by("task"):
-                    rows.append({
-                        "path": path, "seed": seed, "strength": strength, "task": str(task), "n": part.height,
-                        "forgetting": float((part["lost"] - part["gained"]).mean() or 0.0),  # type: ignore[arg-type]
-                        "nll_change": float(part["nll_change"].mean() or 0.0),  # type: ignore[arg-type]
-                    })
-    return pl.DataFrame(rows, infer_schema_length=None).sort("path", "seed", "strength", "task") if rows else pl.DataFrame()
 
 
 def _ends(interval: Interval, by_seed: Mapping[int, float] | None = None) -> dict[str, Any]:

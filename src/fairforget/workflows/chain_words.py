@@ -37,6 +37,8 @@ def chain_words(tables: Mapping[str, pl.DataFrame], seeds: int) -> Verdict:
     sentences += [_order_sentence(row) for row in tables["order"].iter_rows(named=True) if row["figure"] in told]
     sentences += [_dispersion_sentence(row) for row in tables["dispersion"].iter_rows(named=True) if row["scale"] == "points"]
     sentences += [_recovery_sentence(row) for row in tables["recovery"].iter_rows(named=True) if row["group"] == "all"]
+    sentences += [_matched_sentence(row) for row in tables["matched"].iter_rows(named=True) if row["figure"] == "nll_change"]
+    sentences += [_relearned_sentence(tables["relearned"])] if not tables["relearned"].is_empty() else []
     return Verdict(headline, "measured", tuple(sentences), (*LIMITS, *GENERAL_LIMITS))
 
 
@@ -85,6 +87,22 @@ def _recovery_sentence(row: Mapping[str, Any]) -> str:
         return f"{row['path']}: what {row['stage']} brought back of {row['task']} is not to be said ({row['note']})."
     share = f"{100 * row['share']:.0f} % {_bounds(row, 'share', 100)}"
     return f"{row['path']}: {row['stage']} brought back {share} of what was lost of {row['task']}."
+
+
+def _matched_sentence(row: Mapping[str, Any]) -> str:
+    if row["difference"] is None:
+        return f"{row['path']}: not to be compared at equal gain ({row['note']})."
+    ends = _bounds(row, "", 1) if row["low"] is not None else f"({row['note']})"
+    where = f"where the stage did equally much ({row['along']})"
+    return f"{row['path']}: {where}, {row['difference']:+.3f} nats an item against the plain path {ends}."
+
+
+def _relearned_sentence(table: pl.DataFrame) -> str:
+    told = "; ".join(
+        f"from the {start} after {', '.join('more steps than were tried' if value is None else f'{value:.0f}' for value in own['steps'])}"
+        for (start,), own in table.group_by(["start"], maintain_order=True)
+    )
+    return f"Learned again (optimiser steps, by seed): {told}."
 
 
 def _points(value: float | None) -> str:

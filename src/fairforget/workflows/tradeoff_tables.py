@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from fairforget.errors import DataError
-from fairforget.forgetting.coupling import COUPLING_SCHEMA, coupling, slope
+from fairforget.forgetting.coupling import COUPLING_SCHEMA, FEWEST_RUNS, coupling, slope
 from fairforget.forgetting.matched_bias import MATCHED_SCHEMA, common_level, difference_by_step, matched_comparison
 from fairforget.stats.over_seeds import FEWEST_SEEDS
 from fairforget.tables import read_table, write_table
@@ -62,7 +62,7 @@ ANALYSES = ("coupling", "slopes", "arms", "objective", "mitigations")
 _DONE, _FAILED, _WAITING = "done", "failed", "not run"
 
 
-def gather(recipe: TradeoffRecipe, runs: Sequence[TradeoffRun], folder: StudyFolder) -> dict[str, pl.DataFrame]:
+def gather(runs: Sequence[TradeoffRun], folder: StudyFolder) -> dict[str, pl.DataFrame]:
     """Rows of every finished run, from the folder alone.
 
     Returns:
@@ -81,7 +81,6 @@ def gather(recipe: TradeoffRecipe, runs: Sequence[TradeoffRun], folder: StudyFol
         _run_rows(run, folder, named, tables)
     frames = {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items() if name not in ("runs", "checkpoints")}
     scores = {name: pl.Float64() for row in tables["checkpoints"] for name in row if name.startswith("downstream.")}
-    del recipe
     return {
         "runs": pl.DataFrame(tables["runs"], schema=RUN_SCHEMA),
         "checkpoints": pl.DataFrame(tables["checkpoints"], schema={**CHECKPOINT_SCHEMA, **scores}),
@@ -89,7 +88,7 @@ def gather(recipe: TradeoffRecipe, runs: Sequence[TradeoffRun], folder: StudyFol
     }
 
 
-def _run_rows(run: TradeoffRun, folder: StudyFolder, named: Mapping[str, Any], tables: Mapping[str, list[dict[str, Any]]]) -> None:
+def _run_rows(run: TradeoffRun, folder: StudyFolder, named: Mapping[str, Any], tables: dict[str, list[dict[str, Any]]]) -> None:
     base = read_json(base_folder(folder, run) / BASE_RECORD)
     benchmarks = resolved(run.recipe)
     before: dict[str, float] = base["downstream"]
@@ -126,9 +125,9 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
         checkpoints: ``checkpoints.parquet``.
 
     Returns:
-        ``coupling``: correlations of downstream scores with overall forgetting, plain arms; ``slopes``: of overall forgetting on selectivity
-        and on the margin shift, plain arms but the control; ``arms``: each arm against the reference at equal bias; ``objective``: each arm
-        less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
+        ``coupling``: correlations of downstream scores with overall forgetting, plain arms; ``slopes``: of overall forgetting on
+        selectivity and on the margin shift, plain arms but the control; ``arms``: each arm against the reference at equal bias;
+        ``objective``: each arm less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
     """
     found: dict[str, list[pl.DataFrame]] = {name: [] for name in ANALYSES}
     for model in recipe.models:
@@ -148,9 +147,8 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
 
 
 def clusters_of(rows: pl.DataFrame) -> list[tuple[str, int]]:
-    """What is resampled over: runs (at least 12), and from five seeds on seeds too, whose runs share a draw of the data and, for organisms,
-    a model."""
-    return [("run", 12), *([("seed", FEWEST_SEEDS)] if rows["seed"].n_unique() >= FEWEST_SEEDS else [])]
+    """What is resampled and how many it takes: runs, and from five seeds on seeds too (runs of a seed may share texts and a model)."""
+    return [("run", FEWEST_RUNS), *([("seed", FEWEST_SEEDS)] if rows["seed"].n_unique() >= FEWEST_SEEDS else [])]
 
 
 def reference_arm(recipe: TradeoffRecipe) -> str | None:
@@ -209,7 +207,7 @@ def _figures(rows: pl.DataFrame) -> list[str]:
 def _arms(recipe: TradeoffRecipe, plain: pl.DataFrame) -> pl.DataFrame | None:
     reference = reference_arm(recipe)
     present = plain["arm"].unique(maintain_order=True).to_list()
-    if reference not in present:
+    if reference is None or reference not in present:
         return None
     found = [
         _compared(arm, reference, matched_comparison(plain, arm, reference, figures=_figures(plain), resamples=recipe.resamples))
@@ -227,14 +225,17 @@ def _objective(recipe: TradeoffRecipe, plain: pl.DataFrame) -> pl.DataFrame | No
         for figure in _figures(plain):
             if arm != CONTROL:
                 steps = difference_by_step(plain.filter(pl.col("step") > 0), arm, CONTROL, figure=figure, resamples=recipe.resamples)
-                found.append(steps.select(pl.lit(arm).alias("arm"), pl.lit(CONTROL).alias("against"), pl.lit(figure).alias("figure"), pl.all()))
+                named = (pl.lit(arm).alias("arm"), pl.lit(CONTROL).alias("against"), pl.lit(figure).alias("figure"))
+                found.append(steps.select(*named, pl.all()))
     return pl.concat(found) if found else None
 
 
 def _mitigations(recipe: TradeoffRecipe, own: pl.DataFrame) -> pl.DataFrame | None:
     """Intervals hold jointly over all mitigations and arms of a figure (Bonferroni)."""
     comparisons = [
-        (arm, mitigation) for arm in recipe.mitigated for mitigation in own.filter(pl.col("arm") == arm)["mitigation"].unique(maintain_order=True)
+        (arm, mitigation)
+        for arm in recipe.mitigated
+        for mitigation in own.filter(pl.col("arm") == arm)["mitigation"].unique(maintain_order=True)
         if mitigation != PLAIN
     ]
     found: list[pl.DataFrame] = []

@@ -114,8 +114,10 @@ def tradeoff_words(runs: pl.DataFrame, found: pl.DataFrame) -> Verdict:
     if found.is_empty():
         return Verdict("No run of this study is finished yet.", "measured", tuple(sentences), (*LIMITS, *GENERAL_LIMITS))
     several = found["model"].n_unique() > 1
-    for row in found.iter_rows(named=True):
-        sentences.append(f"{row['model'] + ', f' if several else 'F'}inding {row['finding']} ({row['claim']}): {row['decision']}. {row['words']}")
+    sentences += [
+        f"{row['model'] + ', f' if several else 'F'}inding {row['finding']} ({row['claim']}): {row['decision']}. {row['words']}"
+        for row in found.iter_rows(named=True)
+    ]
     counts = [(kind, found.filter(pl.col("decision") == kind).height) for kind in ("supported", "contradicted", "not decided")]
     headline = ", ".join(f"{count} {kind}{' at this size' * (kind == 'not decided')}" for kind, count in counts if count)
     return Verdict(f"Findings of the paper: {headline}.", "measured", tuple(sentences), (*LIMITS, *GENERAL_LIMITS))
@@ -147,8 +149,9 @@ def _selective(recipe: TradeoffRecipe, plain: pl.DataFrame, own: dict[str, pl.Da
     shift, overall = (_mean(last, name, cluster, fewest) for name in ("margin_shift", "overall"))
     steep = slopes.filter((pl.col("x") == "selective") & (pl.col("points_of") == "all"))
     row = _widest(steep)
-    words = f"At the last checkpoint the margin had shifted by {_told(shift)} nats and overall forgetting was {_told(overall)} nats a token; "
-    words += f"it rose by {_interval(row)} nats a token per nat of selectivity ({_over(steep)}).{_objective_words(recipe, own['objective'])}"
+    words = f"At the last checkpoint the margin had shifted by {_told(shift)} nats, and overall forgetting was {_told(overall)} nats a "
+    words += f"token; it rose by {_interval(row)} nats a token per nat of selectivity ({_over(steep)})."
+    words += _objective_words(recipe, own["objective"])
     values = (_number(row["value"]), _number(row["low"]), _number(row["high"]))
     figure = "slope of overall forgetting on selectivity"
     if shift.low > 0 and overall.low > 0 and _above(steep, 0.0):
@@ -166,7 +169,7 @@ def _objective_words(recipe: TradeoffRecipe, objective: pl.DataFrame) -> str:
     if rows.is_empty():
         return ""
     row = rows.sort("step").row(-1, named=True)
-    return f" Of it, {arm} less {CONTROL} at step {row['step']}, the objective's own part, is {_interval(row)} ({row['pairs']} pairs of runs)."
+    return f" The objective's own part, {arm} less {CONTROL} at step {row['step']}, is {_interval(row)} ({row['pairs']} pairs of runs)."
 
 
 def _mitigated(recipe: TradeoffRecipe, table: pl.DataFrame, figure: str) -> Finding:
@@ -176,7 +179,9 @@ def _mitigated(recipe: TradeoffRecipe, table: pl.DataFrame, figure: str) -> Find
     if rows.is_empty():
         return Finding(key, "not decided", "", _NONE, "There is nothing to compare at equal bias.")
     judged = [_judged(row, sign, recipe.least_benefit) for row in rows.iter_rows(named=True)]
-    told = "; ".join(f"{row['compared']} on {row['arm']} {_interval(row)} ({word})" for row, word in zip(rows.iter_rows(named=True), judged, strict=True))
+    told = "; ".join(
+        f"{row['compared']} on {row['arm']} {_interval(row)} ({word})" for row, word in zip(rows.iter_rows(named=True), judged, strict=True)
+    )
     unit = "nats a token of overall forgetting" if figure == "overall" else "downstream points"
     words = f"Against the plain arm at equal bias, in {unit}, joint intervals: {told}."
     decision: Decision = "not decided"
