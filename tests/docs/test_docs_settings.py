@@ -13,6 +13,7 @@ from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.methods import method_registry
 from fairforget.methods._trained import TrainedMethod, TrainedSettings
 from fairforget.settings import Settings, describe_fields
+from fairforget.workflows.curvature import CurvatureSettings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 COMPARED = ("name", "type", "default", "range")
@@ -53,6 +54,10 @@ def test_the_page_of_training_lists_the_shared_settings() -> None:
 
 def test_the_page_of_protocols_lists_the_shared_settings() -> None:
     assert settings_table((DOCS / "protocols.md").read_text(encoding="utf-8")) == described(SubsetSettings)
+
+
+def test_the_page_of_curvature_lists_its_settings() -> None:
+    assert settings_table((DOCS / "curvature.md").read_text(encoding="utf-8")) == described(CurvatureSettings)
 
 
 @pytest.mark.parametrize("name", registry.names())

@@ -58,3 +58,10 @@ def double_loss(model: Model, **options) -> Loss:
     stream = TextStream(model, TEXTS, masking_rate=0.4)
     rows = [stream.example(index, 0) for index in range(len(stream))]
     return row_loss(model, rows, DoubleCrossEntropy(), **options)
+
+
+def random_step(model: Model, size: float, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    """A random displacement, of all parameters or of some."""
+    generator = torch.Generator().manual_seed(1)
+    chosen = {name: parameter for name, parameter in model.hf.named_parameters() if names is None or name in names}
+    return {name: size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) for name, parameter in chosen.items()}

@@ -4,8 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from losses import TEXTS, quadratic, text_loss
-from test_forgetting_curvature import random_step
+from losses import TEXTS, quadratic, random_step, text_loss
 from tiny import tiny_model
 
 from fairforget.errors import UsageError

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from losses import TEXTS, Point, double_loss, quadratic, text_loss
+from losses import TEXTS, Point, double_loss, quadratic, random_step, text_loss
 from tiny import tiny_model
 from torch.nn import functional
 
@@ -17,7 +17,6 @@ from fairforget.forgetting.curvature import curvature, directional_curvature, me
 from fairforget.forgetting.hessian import Hessian, best_step, eager_attention, sweep_steps
 from fairforget.forgetting.lanczos import random_vector
 from fairforget.forgetting.row_loss import Loss, Part, displacement, row_loss
-from fairforget.models import Model
 from fairforget.objectives import CrossEntropy
 from fairforget.training import IGNORED
 
@@ -28,12 +27,6 @@ SMALL = {"gpt2": "transformer.ln_f.*", "llama": "model.norm.*", "bert": "bert.en
 def dense_hessian(loss: Loss) -> torch.Tensor:
     hessian = Hessian(loss, "autograd")
     return torch.stack([hessian(row) for row in torch.eye(loss.size, dtype=loss.zeros().dtype)])
-
-
-def random_step(model: Model, size: float, names: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    chosen = {name: parameter for name, parameter in model.hf.named_parameters() if names is None or name in names}
-    return {name: size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) for name, parameter in chosen.items()}
 
 
 @pytest.mark.parametrize("product", ["autograd", "finite-difference"])

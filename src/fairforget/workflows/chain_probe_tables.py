@@ -124,14 +124,14 @@ def curvature_coupling(curvature: pl.DataFrame) -> pl.DataFrame:
         A row per figure: ``figure``, ``value``, ``points``, ``note``; a description, without an interval: paths share their first stages.
     """
     rows: list[dict[str, Any]] = []
-    for figure in ("spectral_radius", "half_curvature", "predicted"):
-        held = curvature.filter(pl.col(figure).is_not_null() & pl.col("measured").is_not_null()) if curvature.height else curvature
+    for figure in ("spectral_radius", "half_curvature", "predicted") if curvature.height else ():
+        held = curvature.filter(pl.col(figure).is_not_null() & pl.col("measured").is_not_null())
         enough = held.height >= FEWEST_POINTS and held[figure].n_unique() > 1
         ranks = [held[name].rank().to_numpy() for name in (figure, "measured")]
         value = correlation(*ranks) if enough else float("nan")
         note = "descriptive" if enough else f"{held.height} chains, {FEWEST_POINTS} are needed"
         rows.append({"figure": figure, "value": value, "points": held.height, "note": note})
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, schema={"figure": pl.String(), "value": pl.Float64(), "points": pl.Int64(), "note": pl.String()})
 
 
 def attribution_table(recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], place: Place) -> tuple[pl.DataFrame, pl.DataFrame]:
