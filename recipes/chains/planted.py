@@ -5,7 +5,9 @@ Every organism (see docs/organisms.md) is taught new facts about forty entities 
 - ``planted``: facts of one group are contradicted, those of all others are told again;
 - ``even``: as many facts are contradicted, one entity of each group, so that no group forgets more than another;
 - ``order``: instead of that, safety (the anti-stereotypical word of every planted association) and capability (the new facts) are taught in
-  both orders, with 5 % replay as a third stage, more of the same and nothing as controls.
+  both orders, with 5 % replay as a third stage, more of the same and nothing as controls;
+- ``curvature``: safety is taught at three learning rates before the facts, and the curvature of its loss where it ended is set against what
+  the facts made of it.
 
     fairforget organism make default --out organisms/default --seeds 0-9 --families causal,masked --jobs 2
     python recipes/chains/planted.py run organisms/default --out runs/planted
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fairforget.forgetting.coupling import correlation
 from fairforget.organisms.corpus import fact_sentence
 from fairforget.organisms.language import load_language
 from fairforget.organisms.recipe import read_organism_recipe
@@ -34,7 +37,9 @@ TUNING = {"tuning": "full", "batch_size": 60, "warmup_share": 0.1}
 LEARNING = {"causal": {"steps": 200, "learning_rate": 3e-3}, "masked": {"steps": 400, "learning_rate": 2e-3}}
 """Steps and rates with which organisms of seed 0 learned the facts well enough to be asked in another frame."""
 COLUMNS = {name: name for name in ("id", "options", "right", "cluster", "part")} | {"context": "question", "groups": "group"}
-CONDITIONS = ("planted", "even", "order")
+CONDITIONS = ("planted", "even", "order", "curvature")
+RATES = (0.3, 1.0, 3.0)
+"""Learning rates of safety in the condition ``curvature``, as multiples of the usual one."""
 
 
 def main() -> None:
@@ -80,9 +85,16 @@ def run(organism: Path, condition: str, seed: int, out: Path) -> None:
         contradicted = {str(generator.choice([entity for entity in entities if group[entity] == name])) for name in groups}
     against = [row | {"right": (row["right"] + 1) % len(row["options"])} if row["cluster"] in contradicted else row for row in facts]
     tasks: dict[str, Any] = {"facts": write_task(files, "facts", facts)}
-    if condition == "order":
+    learning, probes = TUNING | LEARNING[organism.name.partition("-")[0]], dict[str, Any]()
+    paths: Any
+    if condition == "curvature":
         tasks["safety"] = write_task(files, "safety", safety_rows(organism)) | {"side": "safety"}
-        paths: list[Any] = [
+        rates = {f"{factor:g}": factor * float(learning["learning_rate"]) for factor in RATES}
+        paths = {f"rate x {name}": [{"task": "safety", "tuning": {"learning_rate": rate}}, "facts"] for name, rate in rates.items()}
+        probes = {"curvature": True, "probe": {"vectors": 20, "probes": 0}}
+    elif condition == "order":
+        tasks["safety"] = write_task(files, "safety", safety_rows(organism)) | {"side": "safety"}
+        paths = [
             ["safety", "facts"], ["facts", "safety"], ["safety", "facts", {"replay": "safety", "share": "5%", "tuning": {"steps": 20}}],
             ["safety", {"task": "facts", "mix": {"safety": "5%"}, "name": "facts with 5 % safety"}],
             ["safety", "safety"], ["safety", "nothing"],
@@ -92,8 +104,7 @@ def run(organism: Path, condition: str, seed: int, out: Path) -> None:
         paths = [["facts", "against"], ["facts", "facts"]]
     (files / "contradicted.json").write_text(json.dumps(sorted(contradicted)), encoding="utf-8")
     recipe = ChainRecipe.model_validate({
-        "model": str(organism / "model"), "tasks": tasks, "tuning": TUNING | LEARNING[organism.name.partition("-")[0]], "paths": paths,
-        "seeds": [seed], "resamples": 2000,
+        "model": str(organism / "model"), "tasks": tasks, "tuning": learning, "paths": paths, "seeds": [seed], "resamples": 2000, **probes,
     })
     chain(recipe, out)
 
@@ -177,6 +188,30 @@ def print_tables(runs: Path) -> None:
         above, below = int((values[:, 1] > 0).sum()), int((values[:, 2] < 0).sum())
         spread = f"{100 * values[:, 0].min():+.0f} to {100 * values[:, 0].max():+.0f}"
         print(f"| {family} | {name} | {len(rows)} | {100 * np.nanmean(values[:, 0]):+.1f} points ({spread}) | {above}, {below} |")
+    print()
+    print_curvature(runs / "curvature")
+
+
+def print_curvature(runs: Path) -> None:
+    """Rank correlation of curvature with forgetting within each organism (over learning rates) and over all, by family."""
+    print("| family | organisms | figure | mean rank correlation within organisms | over all chains |\n| --- | --- | --- | --- | --- |")
+    by_family: defaultdict[str, list[pl.DataFrame]] = defaultdict(list)
+    for folder in finished(runs):
+        table = pl.read_parquet(folder / "tables" / "curvature.parquet")
+        by_family[folder.name.partition("-")[0]].append(table.with_columns(organism=pl.lit(folder.name)))
+    for family, tables in by_family.items():
+        whole = pl.concat(tables, how="diagonal_relaxed")
+        for figure in ("spectral_radius", "half_curvature", "predicted"):
+            for lost in ("measured", "forgetting"):
+                inside = [ranks(table[figure], table[lost]) for table in tables]
+                told = np.array([value for value in inside if np.isfinite(value)])
+                mean = f"{told.mean():+.2f} ({int((told > 0).sum())} of {len(told)} above 0)" if len(told) else "–"
+                print(f"| {family} | {len(tables)} | {figure} with {lost} | {mean} | {ranks(whole[figure], whole[lost]):+.2f} |")
+
+
+def ranks(first: pl.Series, second: pl.Series) -> float:
+    """Spearman's correlation."""
+    return correlation(first.rank().to_numpy(), second.rank().to_numpy())
 
 
 def finished(folder: Path) -> list[Path]:
