@@ -174,7 +174,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "cannot be read"), ('{"kind": "chain"}', "the field 'kind'"), ('{"kind": "audit", "seed": "x"}', "the field 'seed'")],
+    [("{", "cannot be read"), ('{"kind": "chained"}', "the field 'kind'"), ('{"kind": "audit", "seed": "x"}', "the field 'seed'")],
 )
 def test_a_damaged_record_is_refused_with_a_sentence(tmp_path, text, words):
     (tmp_path / "run.json").write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 from tiny import tiny_model
 
 from fairforget.errors import UsageError
+from fairforget.report import write_report
 from fairforget.workflows import chain as chain_module
 from fairforget.workflows.chain import chain, plan_chain
 from fairforget.workflows.chain_recipe import ChainRecipe, read_chain
@@ -109,6 +110,8 @@ def test_the_model_is_as_before_and_a_stage_that_does_nothing_forgets_nothing(tm
     effect = result.tables["order"].filter(pl.col("figure") == "order effect").row(0, named=True)
     assert (effect["safety"], effect["capability"]) == ("a", "b")
     planned = plan_chain(small(tmp_path), tmp_path / "out")
+    page = result.page.read_text(encoding="utf-8")
+    assert write_report(tmp_path / "out") == result.page and result.page.read_text(encoding="utf-8") == page
     assert len(planned) == 5 and all(state.finished for state in planned)
 
 

@@ -56,13 +56,17 @@ def test_a_mitigation_goes_over_an_arm_and_only_over_those_that_are_named():
 def test_placeholders_are_filled_in_by_model_and_seed():
     recipe = TradeoffRecipe.model_validate({
         "folder": "/somewhere", "models": [{"name": "small", "ref": "{folder}/{model}-{seed}"}, "minilm-mlm"], "arms": ["cda2"],
-        "train": "{folder}/{model}.jsonl", "sizes": [10], "seeds": [4, 5],
+        "train": "{folder}/{model}.jsonl", "sizes": [10], "seeds": [4, 5], "mitigated": ["cda2"],
+        "mitigations": [{"name": "replay", "retain": "cross-entropy", "retain_text": "{folder}/{seed}.txt"}],
         "bias": [{"name": "organism", "settings": {"folder": "{folder}/{model}-{seed}"}}],
     })
     runs = tradeoff_runs(recipe)
-    assert [run.model_choice.ref for run in runs] == ["/somewhere/small-4", "/somewhere/small-5", "minilm-mlm", "minilm-mlm"]
+    assert [run.model_choice.ref for run in runs if run.mitigation == "plain"] == [
+        "/somewhere/small-4", "/somewhere/small-5", "minilm-mlm", "minilm-mlm",
+    ]
+    assert [run.method.settings["retain_text"] for run in runs if run.mitigation == "replay"] == ["/somewhere/4.txt", "/somewhere/5.txt"] * 2
     assert runs[1].recipe.bias[0].settings["folder"] == "/somewhere/small-5"
-    assert runs[2].recipe.train.source == "/somewhere/minilm-mlm.jsonl"
+    assert runs[-1].recipe.train.source == "/somewhere/minilm-mlm.jsonl"
     assert runs[0].name == "small-cda2-plain-n10-seed4"
     assert TradeoffRecipe.model_validate(yaml.safe_load(tradeoff_yaml(recipe))) == recipe
 

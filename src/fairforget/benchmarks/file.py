@@ -69,7 +69,8 @@ class FileSettings(SubsetSettings):
 class FileBenchmark(Benchmark):
     """Rows of a file as items of pairs, choices or likelihoods.
 
-    They are halved into ``select`` and ``test`` by the hash of their cluster, or in the parts that a column names. Rows without a cluster of their own are one where they share a text, so that the same sentence is not in both halves.
+    They are halved into ``select`` and ``test`` by the hash of their cluster, or in the parts that a column names. Rows without a cluster
+    of their own are one where they share a text, so that the same sentence is not in both halves.
     """
 
     name = "file"

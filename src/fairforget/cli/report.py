@@ -12,7 +12,7 @@ from fairforget.cli.terminal import print_paths
 NAME = "report"
 
 
-def command(run: Annotated[Path, typer.Argument(help="Folder that debias, audit or compare wrote.")]) -> None:
+def command(run: Annotated[Path, typer.Argument(help="Folder that debias, audit, compare, study or chain wrote.")]) -> None:
     """Make the page of a run again from its tables, without any model; nothing else in the folder changes."""
     from fairforget.report import write_report
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from fairforget.errors import FairforgetError
+from fairforget.errors import DataError, FairforgetError
 from fairforget.files import write_text
 from fairforget.report import number_words
 from fairforget.report.attribution_charts import attribution_caption, attribution_chart
@@ -22,10 +22,20 @@ from fairforget.tables import read_table
 RECORD, PAGE = "run.json", "chain.html"
 QUESTIONS = "questions.parquet"
 """Prompts of the audited questions, in the folder of the base."""
+TABLES = (
+    "ledger", "scores", "matrix", "forgetting", "groups", "dispersion", "order", "gains", "recovery", "strengths", "matched", "curvature",
+    "coupling", "attribution", "completeness", "relearning", "relearned",
+)
 LISTED = 40
 """Most lost items listed for each stage and task."""
 
 _CORRECT, _BIAS = "correct", "prefers_stereotype"
+
+
+class Kind(Record):
+    """What any ``run.json`` says of itself."""
+
+    kind: str = ""
 
 
 class ChainRecord(Record):
@@ -50,6 +60,12 @@ class ChainRecord(Record):
     seed: None = None
 
 
+def holds_chain(folder: Path) -> bool:
+    """Whether a folder holds a finished chain."""
+    path = folder / RECORD
+    return path.is_file() and path.read_text(encoding="utf-8").lstrip().startswith("{") and read_record(path, Kind).kind == "chain"
+
+
 def write_chain_page(folder: Path) -> Path:
     """Write ``chain.html`` into the folder of a chain, from its record and tables alone.
 
@@ -71,6 +87,9 @@ def write_chain_page(folder: Path) -> Path:
 def _context(folder: Path, figures: Figures) -> dict[str, Any]:
     record = read_record(folder / RECORD, ChainRecord)
     tables = {path.stem: read_table(path) for path in sorted((folder / "tables").glob("*.parquet"))}
+    missing = [name for name in TABLES if name not in tables]
+    if missing:
+        raise DataError(f"{folder / 'tables'} lacks {', '.join(missing)}: run the same chain again, it keeps what is finished.")
     verdict, recipe = folder / "tables" / "verdict.json", folder / "recipe.yaml"
     return {
         "title": f"Chain of {len(record.paths)} paths on {record.model.name if record.model else 'a model'}",

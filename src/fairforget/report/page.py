@@ -43,7 +43,7 @@ def write_report(run_folder: Path) -> Path:
     """Write ``report.html`` into a run folder, from its record and tables alone.
 
     Args:
-        run_folder: what ``fairforget debias``, ``audit`` or ``compare`` wrote with ``--out``.
+        run_folder: what ``fairforget debias``, ``audit``, ``compare``, ``study`` or ``chain`` wrote with ``--out``.
 
     Returns:
         The path of the page.
@@ -52,6 +52,7 @@ def write_report(run_folder: Path) -> Path:
         FairforgetError: the folder holds no run, or the page cannot be written.
         DataError: the record or a table is damaged.
     """
+    from fairforget.report.chain_page import holds_chain, write_chain_page
     from fairforget.report.study_page import STUDY_RECORD, write_study_page
     from fairforget.report.tradeoff_page import TRADEOFF_RECORD, write_tradeoff_page
 
@@ -59,6 +60,8 @@ def write_report(run_folder: Path) -> Path:
         return write_study_page(Path(run_folder))
     if (Path(run_folder) / TRADEOFF_RECORD).is_file():
         return write_tradeoff_page(Path(run_folder))
+    if holds_chain(Path(run_folder)):
+        return write_chain_page(Path(run_folder))
     run = read_run_folder(Path(run_folder))
     page = run.path / PAGE_NAME
     write_text(page, render_page(run))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fairforget.benchmarks import Benchmark
 from fairforget.errors import UsageError, nearest_names
 from fairforget.methods import method_registry
+from fairforget.methods._base import Method
 from fairforget.methods._trained import TrainedMethod
 from fairforget.settings import Settings, explain_validation
 from fairforget.workflows.audit import resolve_choices
@@ -280,15 +283,16 @@ def tradeoff_runs(recipe: TradeoffRecipe, place: Place = lambda kind, name: f"{k
     }
     for one in filled.values():
         resolved(one)
-    for number, arm in itertools.product(range(len(recipe.models)), recipe.arms):
-        for mitigation in [Variant(name=PLAIN), *(recipe.mitigations if arm.name in recipe.mitigated else ())]:
-            for size, seed in itertools.product(recipe.sizes, recipe.seeds):
-                own = filled[number, seed]
-                method, strength = _method(own, arm, mitigation, place)
-                model = label(own.models[0])
-                words = (*((model,) if len(recipe.models) > 1 else ()), arm.name, mitigation.name, f"n{size}", f"seed{seed}")
-                name = re.sub(r"[^\w.+-]+", "_", "-".join(words)).strip("._-")
-                runs.append(TradeoffRun(name, model, arm.name, mitigation.name, size, seed, strength, method, own))
+    for number, place_of_arm in itertools.product(range(len(recipe.models)), range(len(recipe.arms))):
+        names = recipe.mitigations if recipe.arms[place_of_arm].name in recipe.mitigated else ()
+        for over, size, seed in itertools.product(range(1 + len(names)), recipe.sizes, recipe.seeds):
+            own = filled[number, seed]
+            arm, mitigation = own.arms[place_of_arm], own.mitigations[over - 1] if over else Variant(name=PLAIN)
+            method, strength = _method(own, arm, mitigation, place)
+            model = label(own.models[0])
+            words = (*((model,) if len(recipe.models) > 1 else ()), arm.name, mitigation.name, f"n{size}", f"seed{seed}")
+            name = re.sub(r"[^\w.+-]+", "_", "-".join(words)).strip("._-")
+            runs.append(TradeoffRun(name, model, arm.name, mitigation.name, size, seed, strength, method, own))
     return runs
 
 
@@ -298,14 +302,22 @@ def resolved(recipe: TradeoffRecipe) -> Benchmarks:
     Raises:
         UsageError: an unknown one, or general or neutral text that is not `perplexity`.
     """
-    bias, downstream = resolve_choices(recipe.bias), resolve_choices(recipe.downstream) if recipe.downstream else []
+    return _resolved(recipe.model_dump_json(include={"bias", "general", "neutral", "downstream"}))
+
+
+@functools.lru_cache(maxsize=64)
+def _resolved(fields: str) -> Benchmarks:
+    values = json.loads(fields)
+    choices = {name: [BenchmarkChoice.model_validate(entry) for entry in values[name]] for name in ("bias", "downstream")}
     texts: list[Benchmark] = []
-    for field, choice in (("general", recipe.general), ("neutral", recipe.neutral)):
+    for field in ("general", "neutral"):
+        choice = BenchmarkChoice.model_validate(values[field])
         (benchmark,) = resolve_choices([choice])
         if benchmark.name != "perplexity":
             raise UsageError(f"`{field}` is running text, measured by perplexity, and {choice.name} is another benchmark.")
         texts.append(benchmark)
-    return Benchmarks(bias, texts[0], texts[1], downstream)
+    downstream = resolve_choices(choices["downstream"]) if choices["downstream"] else []
+    return Benchmarks(resolve_choices(choices["bias"]), texts[0], texts[1], downstream)
 
 
 @dataclass(frozen=True)
@@ -344,7 +356,7 @@ def _method(recipe: TradeoffRecipe, arm: Variant, mitigation: Variant, where: Pl
     if not isinstance(strength, int | float) or isinstance(strength, bool) or not strength > 0:
         raise UsageError(f"{where('mitigations', mitigation.name)}: {STRENGTH} = {strength!r} must be a number above 0.")
     try:
-        kind = method_registry().get(str(name))
+        kind = _method_class(str(name))
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
     if not issubclass(kind, TrainedMethod):
@@ -356,6 +368,11 @@ def _method(recipe: TradeoffRecipe, arm: Variant, mitigation: Variant, where: Pl
     except ValidationError as error:
         raise explain_validation(error, kind.settings_class, f"{place}, method {name}") from error
     return MethodChoice(name=str(name), **full.model_dump(mode="json")), float(strength)
+
+
+@functools.cache
+def _method_class(name: str) -> type[Method]:
+    return method_registry().get(name)  # looks through all installed packages, and there may be hundreds of runs
 
 
 def _filled(value: Any, filling: Mapping[str, str]) -> Any:
