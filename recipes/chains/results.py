@@ -26,8 +26,12 @@ def levels(scores: pl.DataFrame) -> None:
     own = scores.filter(pl.col("figure") == "correct")
     tasks = own["task"].unique(maintain_order=True).to_list()
     head("path", "after", *(f"{task}, right" for task in tasks))
+    told: set[tuple[float, ...]] = set()
     for (path, stage), rows in own.group_by(["path", "stage"], maintain_order=True):
-        if stage or path == own["path"][0]:
+        # paths share their beginnings: a state is told once
+        state = tuple(rows["value"])
+        if state not in told:
+            told.add(state)
             cells = {row["task"]: f"{100 * row['value']:.1f} % {ends(row, 100)}" for row in rows.iter_rows(named=True)}
             print(f"| {'all' if not stage else path} | {rows['stage_name'][0]} | {' | '.join(cells[task] for task in tasks)} |")
     print()
@@ -36,7 +40,8 @@ def levels(scores: pl.DataFrame) -> None:
 def forgetting(table: pl.DataFrame) -> None:
     """What became of every task that was taught before."""
     head("path", "task", "after", "lost / gained", "net, points", "p (clusters)", "nats an item")
-    for row in table.iter_rows(named=True):
+    own = table.unique(["task", "taught", "by", "lost", "gained", "per_item"], keep="first", maintain_order=True)
+    for row in own.iter_rows(named=True):
         print(
             f"| {row['path']} | {row['task']} | {row['by']} | {100 * row['lost']:.1f} / {100 * row['gained']:.1f} | "
             f"{100 * row['forgetting']:+.1f} {ends(row, 100, 'forgetting')} | {row['p_sign_flip']:.3g} | "
@@ -56,7 +61,7 @@ def order(table: pl.DataFrame) -> None:
 def groups(table: pl.DataFrame) -> None:
     """Dispersion of forgetting over groups."""
     head("path", "task", "after", "groups", "scale", "τ", "omnibus p", "largest less smallest (noise alone)")
-    for row in table.iter_rows(named=True):
+    for row in table.unique(["task", "by", "axis", "scale", "tau", "p_value"], keep="first", maintain_order=True).iter_rows(named=True):
         factor, unit = (100, "points") if row["unit"] == "share" else (1, "nats a token")
         print(
             f"| {row['path']} | {row['task']} | {row['by']} | {row['groups']} ({row['axis']}) | {unit} | {factor * row['tau']:.3g} "

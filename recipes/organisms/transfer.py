@@ -71,6 +71,10 @@ class Fall:
     group: str
     items: pl.DataFrame
 
+    def margins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of the items, before and after."""
+        return self.items["before"].to_numpy(), self.items["after"].to_numpy()
+
 
 def table(folder: Path, organisms: Path) -> str:
     """Mean fall of |b| over organisms and unlearned domains, for each group of measured domains."""
@@ -92,7 +96,7 @@ def table(folder: Path, organisms: Path) -> str:
         if not own:
             continue
         mean_own = interval(own)
-        single = np.mean([fall.items["before"].abs().mean() - fall.items["after"].abs().mean() for fall in own])
+        single = np.mean([np.abs(before).mean() - np.abs(after).mean() for before, after in (fall.margins() for fall in own)])
         start = f"| {method} | {family} | {len(own)} | {words(mean_own)} | {single:+.2f} |"
         for group in GROUPS[1:]:
             if others := [fall for fall in every if fall.group == group]:

@@ -52,3 +52,21 @@ def test_the_page_of_a_study_is_made_again(tmp_path, capsys):
     folder = write_synthetic_study(tmp_path)
     assert main(["report", str(folder)]) == 0
     assert str(folder / "frontier.html") in capsys.readouterr().out
+
+
+def test_the_tradeoff_study_lists_its_runs_and_says_what_is_wrong(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("arms: [cda0, cda2]\nsizes: [10]\n", encoding="utf-8")
+    assert main(["study", "tradeoff", str(path), "--out", str(tmp_path / "out"), "--dry-run", "--set", "seeds=[7]"]) == 0
+    out = capsys.readouterr().out
+    assert "cda0-plain-n10-seed7" in out
+    assert "2 runs" in out
+    assert not (tmp_path / "out").exists()
+    for arguments, words in (
+        (["study", "tradeoff", str(path), "--set", "seeds=two"], "'seeds' = 'two'"),
+        (["study", "tradeoff", str(tmp_path / "missing.yaml")], "cannot be read"),
+        (["study", "tradeoff", str(path), "--backend", "slurm"], "known are processes and ray"),
+        (["study", str(path), "--set", "seeds=[7]"], "--set goes with"),
+    ):
+        assert main(arguments) == 2
+        assert words in capsys.readouterr().err

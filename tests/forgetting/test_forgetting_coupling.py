@@ -86,8 +86,8 @@ def test_a_planted_coupling_is_found_and_one_through_selectivity_alone_goes_away
     generator = np.random.default_rng(1)
     selective = generator.normal(size=120)
     rows = pl.DataFrame({
-        "run": [f"r{number // 3}" for number in range(120)], "selective": selective, "overall": selective + 0.3 * generator.normal(size=120),
-        "downstream": -selective + 0.3 * generator.normal(size=120),
+        "run": [f"r{number // 3}" for number in range(120)], "selective": selective,
+        "overall": selective + 0.3 * generator.normal(size=120), "downstream": -selective + 0.3 * generator.normal(size=120),
     })
     plain, partial = (coupling(rows, resamples=500).filter(pl.col("figure") == name) for name in ("pearson", "partial pearson"))
     assert plain["high"].item() < -0.5

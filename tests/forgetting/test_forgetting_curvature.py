@@ -21,7 +21,7 @@ from fairforget.objectives import CrossEntropy
 from fairforget.training import IGNORED
 
 DIAGONAL = torch.diag(torch.tensor([5.0, 2.0, -7.0], dtype=torch.float64))
-SMALL = {"gpt2": "transformer.ln_f.*", "llama": "model.norm.*", "bert": "bert.encoder.layer.1.output.LayerNorm.*"}
+SMALL = {"gpt2": "*.ln_f.weight", "llama": "model.norm.*", "bert": "*.layer.1.output.LayerNorm.weight"}
 
 
 def dense_hessian(loss: Loss) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_lanczos_finds_the_ends_of_the_dense_spectrum(kind):
     matrix = dense_hessian(loss)
     torch.testing.assert_close(matrix, matrix.T, rtol=1e-3, atol=1e-4 * float(matrix.abs().max()))
     truth = torch.linalg.eigvalsh(matrix).numpy()
-    found = curvature(loss, vectors=28, tolerance=1e-6, probes=8, power_iterations=30)
+    found = curvature(loss, vectors=28, tolerance=1e-6, probes=6, power_iterations=20)
     radius = np.abs(truth).max()
     assert found.parameters == loss.size == len(truth)
     for ours, true in ((found.lambda_max, truth[-1]), (found.lambda_min, truth[0]), (found.spectral_radius, radius)):

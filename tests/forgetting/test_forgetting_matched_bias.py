@@ -23,7 +23,10 @@ def path(shifts, overall, downstream=None, steps=(0, 10, 100), **facts):
 def arms(cost: dict[str, float], seeds: int = 6) -> pl.DataFrame:
     """Overall forgetting of an arm is its cost times the shift; speeds differ from seed to seed."""
     return pl.concat([
-        path([0.0, speed, 2 * speed], [0.0, price * speed, 2 * price * speed], [0.0, None, -10 * price * speed], arm=arm, size=100, seed=seed)
+        path(
+            [0.0, speed, 2 * speed], [0.0, price * speed, 2 * price * speed], [0.0, None, -10 * price * speed], arm=arm, size=100,
+            seed=seed,
+        )
         for arm, price in cost.items()
         for seed, speed in enumerate(np.linspace(0.8, 1.2, seeds).tolist())
     ])

@@ -36,7 +36,7 @@ def small(folder: Path, **changes: Any) -> ChainRecipe:
             "a": {**write_task(folder, "a", first), "side": "safety"}, "b": write_task(folder, "b", lambda entity: 1 - first(entity)),
         },
         "tuning": {**TUNING, "batch_size": 20, "steps": 4},
-        "paths": [["a", "b"], ["b", "a"], ["a", "nothing"]],
+        "paths": [["a", {"task": "b", "tuning": {"steps": 1}, "name": "b short"}], ["a", "b"], ["b", "a"], ["a", "nothing"]],
         "resamples": 200,
     }
     return ChainRecipe.model_validate({**values, **changes})
@@ -81,7 +81,7 @@ def test_a_killed_chain_goes_on_and_ends_in_the_same_ledger(tmp_path: Path, monk
 
     def killed(model: Any, benchmarks: Any, part: str, words: str) -> Any:
         measured.append(words)
-        if len(measured) in (2, 5):
+        if len(measured) in (2, 6):
             raise KeyboardInterrupt
         return original(model, benchmarks, part, words)
 
@@ -93,7 +93,7 @@ def test_a_killed_chain_goes_on_and_ends_in_the_same_ledger(tmp_path: Path, monk
     assert_frame_equal(result.ledger, whole.ledger)
     assert_frame_equal(result.tables["forgetting"], whole.tables["forgetting"])
     assert sum(words == "auditing base" for words in measured) == 1
-    assert len(measured) == 1 + 4 + 2  # base, a, a > b, b, b > a, and the two that were killed
+    assert len(measured) == 1 + 5 + 2  # base, a, a > b short, a > b, b, b > a, and the two that were killed
     monkeypatch.setattr(chain_module, "measure", None)  # nothing is measured again, and no model is needed
     assert_frame_equal(chain(recipe, tmp_path / "killed").ledger, whole.ledger)
 
@@ -109,10 +109,11 @@ def test_the_model_is_as_before_and_a_stage_that_does_nothing_forgets_nothing(tm
     assert result.page.is_file() and "Order of stages" in result.page.read_text(encoding="utf-8")
     effect = result.tables["order"].filter(pl.col("figure") == "order effect").row(0, named=True)
     assert (effect["safety"], effect["capability"]) == ("a", "b")
+    assert (effect["first"], effect["second"]) == ("a > b", "b > a")
     planned = plan_chain(small(tmp_path), tmp_path / "out")
     page = result.page.read_text(encoding="utf-8")
     assert write_report(tmp_path / "out") == result.page and result.page.read_text(encoding="utf-8") == page
-    assert len(planned) == 5 and all(state.finished for state in planned)
+    assert len(planned) == 6 and all(state.finished for state in planned)
 
 
 def test_probes_are_measured_once_and_told(tmp_path: Path):

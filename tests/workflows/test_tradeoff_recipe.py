@@ -42,7 +42,8 @@ def test_checkpoints_are_log_spaced_unless_they_are_named(fields, steps):
 def test_a_mitigation_goes_over_an_arm_and_only_over_those_that_are_named():
     recipe = TradeoffRecipe.model_validate({
         "arms": ["cda2", {"name": "gap", "learning_rate": 1e-4}], "method": {"learning_rate": 1e-3, "retain": "none"},
-        "mitigations": [{"name": "kl", "retain": "kl"}, {"name": "wise", "strength": 0.5}], "mitigated": ["gap"], "sizes": [10], "seeds": [3],
+        "mitigations": [{"name": "kl", "retain": "kl"}, {"name": "wise", "strength": 0.5}], "mitigated": ["gap"],
+        "sizes": [10], "seeds": [3],
     })
     runs = {run.name: run for run in tradeoff_runs(recipe)}
     assert list(runs) == ["cda2-plain-n10-seed3", "gap-plain-n10-seed3", "gap-kl-n10-seed3", "gap-wise-n10-seed3"]
@@ -64,7 +65,8 @@ def test_placeholders_are_filled_in_by_model_and_seed():
     assert [run.model_choice.ref for run in runs if run.mitigation == "plain"] == [
         "/somewhere/small-4", "/somewhere/small-5", "minilm-mlm", "minilm-mlm",
     ]
-    assert [run.method.settings["retain_text"] for run in runs if run.mitigation == "replay"] == ["/somewhere/4.txt", "/somewhere/5.txt"] * 2
+    replayed = [run.method.settings["retain_text"] for run in runs if run.mitigation == "replay"]
+    assert replayed == ["/somewhere/4.txt", "/somewhere/5.txt"] * 2
     assert runs[1].recipe.bias[0].settings["folder"] == "/somewhere/small-5"
     assert runs[-1].recipe.train.source == "/somewhere/minilm-mlm.jsonl"
     assert runs[0].name == "small-cda2-plain-n10-seed4"
@@ -72,7 +74,7 @@ def test_placeholders_are_filled_in_by_model_and_seed():
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
-    ("steps: 30\nsizes: [10, 0]\n", "sizes are 1 or more"),
+    ("steps: 30\nsizes: [10, 0]\n", r"line 2: 'sizes.1' = 0: input should be greater than or equal to 1"),
     ("steps: 30\nsices: [10]\n", r"line 2: there is no field 'sices'.*sizes"),
     ("steps: 30\ncheckpoints: [0, 1]\n", "checkpoint 1 is not 0 or from 2 to 30"),
     ("steps: 30\ncheckpoints: [10]\ndownstream_at: [30]\n", "downstream_at names 30"),
@@ -124,5 +126,6 @@ def test_a_smaller_draw_is_a_part_of_a_larger_one():
 def test_texts_get_a_counterpart_by_the_exchange_of_words_and_others_are_left_out(tmp_path):
     (tmp_path / "texts.csv").write_text("text\nHe saw the river.\nThe river is long.\nShe sings.\n", encoding="utf-8")
     found = paired_texts(TradeoffRecipe.model_validate({"train": str(tmp_path / "texts.csv")}))
-    assert [(row.text, row.counterpart) for row in found.texts] == [("He saw the river.", "She saw the river."), ("She sings.", "He sings.")]
+    pairs = [(row.text, row.counterpart) for row in found.texts]
+    assert pairs == [("He saw the river.", "She saw the river."), ("She sings.", "He sings.")]
     assert found.provenance["without_counterpart"] == 1

@@ -59,36 +59,34 @@ def row(study: Finished, arm: str, mitigation: str, step: int) -> dict[str, Any]
 
 def test_every_checkpoint_is_a_row_and_the_base_is_nothing_forgotten(study):
     assert study.result.runs["status"].to_list() == ["done"] * 3
-    assert study.result.checkpoints.height == 3 * 4
+    assert study.result.checkpoints.height == 3 * 3
     for arm, mitigation in (("cda0", "plain"), ("cda2", "plain"), ("cda2", "wise")):
         base = row(study, arm, mitigation, 0)
         assert [base[name] for name in ("stereotype", "neutral", "selective", "margin_shift", "overall", "kl", "distance.all")] == [0.0] * 7
-        last = row(study, arm, mitigation, 6)
+        last = row(study, arm, mitigation, 4)
         assert last["margin_shift"] == pytest.approx(last["stereotype"] - last["anti_stereotype"])
         assert last["perplexity_ratio"] == pytest.approx(math.exp(last["overall"]))
         assert last["kl"] > 0
         assert last["downstream"] - last["downstream_change"] == pytest.approx(base["downstream"])
-        assert last["downstream"] == pytest.approx(
-            (last["downstream.organism-fine-tune-facts"] + last["downstream.organism-fine-tune-grammar"]) / 2
-        )
-        assert row(study, arm, mitigation, 4)["downstream"] is None
-    steps = [row(study, "cda2", "plain", step)["distance.all"] for step in (0, 2, 4, 6)]
+        assert last["downstream"] == last["downstream.organism-fine-tune-grammar"]
+        assert row(study, arm, mitigation, 2)["downstream"] is None
+    steps = [row(study, "cda2", "plain", step)["distance.all"] for step in (0, 2, 4)]
     assert steps == sorted(steps)
     # half of the edit is half as far
-    assert row(study, "cda2", "wise", 6)["distance.all"] == pytest.approx(steps[-1] / 2)
+    assert row(study, "cda2", "wise", 4)["distance.all"] == pytest.approx(steps[-1] / 2)
 
 
 def test_the_tables_of_a_checkpoint_balance_and_its_strata_add_up(study):
-    place = snapshot_folder(study.folder / "runs" / "cda2-plain-n6-seed0", 6)
+    place = snapshot_folder(study.folder / "runs" / "cda2-plain-n6-seed0", 4)
     ledger = read_table(place / "ledger.parquet")
     balance(ledger)
-    last = row(study, "cda2", "plain", 6)
+    last = row(study, "cda2", "plain", 4)
     general = ledger.filter(pl.col("task") == "perplexity-text")
     assert last["overall"] == pytest.approx(general["nll_change"].sum() / general["tokens_before"].sum())
     assert last["kl"] == pytest.approx(general["kl"].drop_nulls().mean())
     neutral = ledger.filter(pl.col("task") == "neutral-perplexity-text")
     assert last["neutral"] == pytest.approx(neutral["nll_change"].sum() / neutral["tokens_before"].sum())  # one token a text: `changed`
-    strata = read_table(study.folder / "tables" / "strata.parquet").filter((pl.col("run") == "cda2-plain-n6-seed0") & (pl.col("step") == 6))
+    strata = read_table(study.folder / "tables" / "strata.parquet").filter((pl.col("run") == "cda2-plain-n6-seed0") & (pl.col("step") == 4))
     assert set(strata["stratum"]) == {TARGET, WITHOUT}
     assert strata["contribution"].sum() == pytest.approx(last["overall"])
 
@@ -101,34 +99,35 @@ def test_a_snapshot_is_the_training_so_far_and_the_model_is_as_before(study, tmp
     train_with_snapshots(run, model, data, tmp_path / "edits", tmp_path / "work")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.hf.state_dict().items())
     kept = jobs.training_folder(StudyFolder(study.folder), run)
-    for step in (2, 4, 6):
+    for step in (2, 4):
         again, first = (WeightEdit.load(snapshot_folder(folder, step)) for folder in (tmp_path / "edits", kept))
         assert again.content_hash == first.content_hash
-    hashes = {WeightEdit.load(snapshot_folder(kept, step)).content_hash for step in (2, 4, 6)}
-    assert len(hashes) == 3
+    hashes = {WeightEdit.load(snapshot_folder(kept, step)).content_hash for step in (2, 4)}
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_snapshots_of_low_rank_factors_are_low_rank(kind, study, tmp_path):
-    values = tiny_tradeoff(study.organism, method={"tuning": "lora", "batch_size": 4, "learning_rate": 0.05}, arms=["cda2"], checkpoints=[3])
+    method = {"tuning": "lora", "batch_size": 4, "learning_rate": 0.05}
+    values = tiny_tradeoff(study.organism, method=method, arms=["cda2"], checkpoints=[3])
     (run,) = tradeoff_runs(TradeoffRecipe.model_validate(values))
     model = tiny_model(kind)
     train_with_snapshots(run, model, drawn(paired_texts(run.recipe), 6, 0), tmp_path, tmp_path / "work")
     edit = WeightEdit.load(snapshot_folder(tmp_path, 3))
     assert all(isinstance(delta, LowRank) for delta in edit.deltas.values())
     assert not any("lora" in name for name, _ in model.hf.named_modules())
-    dense = WeightEdit({name: Dense(delta.matrix(transposed=kind == "gpt2", dtype=torch.float32)) for name, delta in edit.deltas.items()}, edit.record)
+    matrices = {name: Dense(delta.matrix(transposed=kind == "gpt2", dtype=torch.float32)) for name, delta in edit.deltas.items()}
+    dense = WeightEdit(matrices, edit.record)
     assert distances(model, edit) == pytest.approx(distances(model, dense), rel=1e-4)
     assert distances(model, edit)["all"] > 0
 
 
 def test_killed_at_any_checkpoint_it_goes_on_and_ends_in_the_same_tables(study, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAIRFORGET_CACHE", str(tmp_path / "cache"))
     measured: list[str] = []
     whole = jobs._measure_checkpoint
 
     def counted(folder, run, training, step, edit):
-        if len(measured) in (2, 5):  # a kill before the third and the sixth
+        if len(measured) in (1, 4):  # a kill before the second and the fourth
             measured.append("kill")
             raise KeyboardInterrupt
         whole(folder, run, training, step, edit)
@@ -141,7 +140,7 @@ def test_killed_at_any_checkpoint_it_goes_on_and_ends_in_the_same_tables(study, 
     monkeypatch.setattr(jobs, "measure_state", _not_for("base tiny", jobs.measure_state))
     result = tradeoff(study.recipe, tmp_path / "out")
     done = [name for name in measured if name != "kill"]
-    assert len(done) == len(set(done)) == 9
+    assert len(done) == len(set(done)) == 6
     for ours, theirs in ((result.checkpoints, study.result.checkpoints), (result.findings, study.result.findings)):
         assert ours.equals(theirs)
     names = {path.relative_to(study.folder) for path in (study.folder / "runs").rglob("*.parquet")}
@@ -177,7 +176,7 @@ def test_what_fails_is_a_row_with_its_sentence(study, tmp_path):
     assert set(result.runs["status"]) == {"failed"}
     assert "99 texts are asked for" in result.runs["reason"][0]
     assert result.page.exists()
-    diverging = tiny_tradeoff(study.organism, arms=["cda2", {"name": "anti", "learning_rate": 1.0}], downstream=[], checkpoints=[6])
+    diverging = tiny_tradeoff(study.organism, arms=["cda2", {"name": "anti", "learning_rate": 1.0}], downstream=[], checkpoints=[4])
     diverging["models"] = [{"name": "tiny", "ref": str(study.organism / "nowhere")}]
     missing = tradeoff(TradeoffRecipe.model_validate(diverging), tmp_path / "missing")
     assert missing.failed == 2
@@ -202,7 +201,8 @@ def test_drift_of_an_untouched_model_is_exactly_0_and_of_a_known_change_known():
     model = tiny_model("bert")
     ids = tuple(model.sequence_ids("the nurse said that she is good"))
     masked = [MaskedRequest((*ids[:place], model.mask_id, *ids[place + 1 :]), (place,), (ids[place],)) for place in (2, 3, 5)]
-    table = pl.DataFrame({"benchmark": ["b"] * 3, "task": ["t"] * 3, "item": ["1", "2", "3"], "skipped": pl.Series([None] * 3, dtype=pl.String)})
+    skipped = pl.Series([None] * 3, dtype=pl.String)
+    table = pl.DataFrame({"benchmark": ["b"] * 3, "task": ["t"] * 3, "item": ["1", "2", "3"], "skipped": skipped})
     drift = Drift(model, table, masked, 100)
     assert drift.measure(model)["kl"].to_list() == [0.0] * 3
     assert len(Drift(model, table, masked, 1).rows) == 1

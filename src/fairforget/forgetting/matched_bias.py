@@ -57,15 +57,21 @@ def at_level(path: pl.DataFrame, level: float, *, along: str = "margin_shift", f
     return found
 
 
-def common_level(paths: pl.DataFrame, *, along: str = "margin_shift", by: str = "arm") -> float:
-    """Half of the smallest of the arms' median largest reach: a level that most runs of every arm get to.
+def common_level(paths: pl.DataFrame, *, share: float = 0.5, along: str = "margin_shift", by: str = "arm") -> float:
+    """A share of the smallest of the arms' median largest reach: a level that most runs of every arm get to.
+
+    Args:
+        paths: as for :func:`matched_comparison`.
+        share: of that reach; above 1 most runs of some arm do not get there.
+        along: the reduction of bias.
+        by: column that names arms.
 
     Returns:
         ``nan`` where some arm's runs mostly never leave the base in the wanted direction.
     """
     reach = paths.group_by(by, *PAIR).agg(pl.col(along).max().alias("reach")).group_by(by).agg(pl.col("reach").median())
     least: Any = reach["reach"].min()
-    return float(least) / 2 if least is not None and least > 0 else float("nan")
+    return share * float(least) if least is not None and least > 0 else float("nan")
 
 
 def matched_comparison(

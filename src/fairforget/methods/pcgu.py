@@ -64,8 +64,8 @@ class PcguSettings(Settings):
     """Step of a chosen vector: lower the stereotype, raise the counterpart, both at once (`contrast`: what the two share cancels), or both
     with the roles of each pair given by which text the model prefers now (`dynamic`)."""
     neutral_width: float = Field(0.0, ge=0)
-    """Update `dynamic`: a pair with a margin |J_adv − J_dis| below this (nats, or logits) weighs in proportion to it, so that a neutral pair
-    is left alone: the gradient of Huber's function of the margins. 0 = the sign alone, the gradient of their absolute value (Yu et al.)."""
+    """Update `dynamic`: a pair with a margin |J_adv − J_dis| below this (nats, or logits) weighs in proportion to it, so that a neutral
+    pair is left alone: the gradient of Huber's function of the margins. 0 = the sign alone (Yu et al.)."""
     ranking: Literal["cosine", "flex", "interval"] = "cosine"
     """Which vectors are chosen: smallest cosine of the two gradients, most fall of the margin for its cost on retained text, or a stretch
     of the cosine ranking (to find out where a model is rigid)."""

@@ -217,10 +217,10 @@ class ChainAccount:
     def order(self) -> pl.DataFrame:
         """Order effect and end-state contrast of every two tasks that were taught in both orders."""
         rows: list[dict[str, Any]] = []
-        plain = {
-            (stages[0].task, stages[1].task): path for path, stages in self.paths.items() if len(stages) >= 2 and path in self.recipe.paths
-            and stages[0].task and stages[1].task and not stages[0].tuning and not stages[1].mix
-        }
+        plain: dict[tuple[str | None, str | None], str] = {}
+        for path, stages in self.paths.items():
+            if len(stages) >= 2 and all(_is_plain(stage) for stage in stages[:2]):
+                plain.setdefault((stages[0].task, stages[1].task), path)  # a way of its own of running a stage is no order
         for (first, second), path in plain.items():
             back = plain.get((second, first))
             if back is None or first == second or not self._safety_first(first, second, plain):
@@ -306,6 +306,11 @@ def group_axes(ledger: pl.DataFrame, fewest: int = FEWEST_OF_A_GROUP) -> dict[st
         if clusters >= fewest:
             axes.setdefault(group.partition(": ")[0] if ": " in group else "group", []).append(group)
     return {axis: names for axis, names in axes.items() if len(names) > 1}
+
+
+def _is_plain(stage: Stage) -> bool:
+    """Whether a stage teaches a task as the chain teaches all of them."""
+    return stage.task is not None and stage.model_dump(exclude_defaults=True, exclude={"name"}) == {"task": stage.task}
 
 
 def _ends(interval: Interval, by_seed: Mapping[int, float] | None = None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from fairforget.workflows.tradeoff_tables import analyse, gather, write_analyses
 from fairforget.workflows.tradeoff_verdicts import findings, tradeoff_words
 
 RECIPE_FILE = "tradeoff.yaml"
-TABLES_EVERY = 300.0
+TABLES_EVERY = 900.0
 """Seconds after which the tables are written again while runs are still going on."""
 _OWN = (".lock", RECIPE_FILE, "runs", "base", "trainings", "logs", "failures", "tables")
 

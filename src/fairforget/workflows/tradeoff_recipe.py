@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -99,9 +99,9 @@ class TradeoffRecipe(Settings):
     """Ways against forgetting: named method settings over those of an arm; `strength` is how much of the edit is applied (WiSE)."""
     mitigated: tuple[str, ...] = ("cda2",)
     """Arms that are run under every mitigation too."""
-    sizes: tuple[int, ...] = Field((100, 1000), min_length=1)
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 1000), min_length=1)
     """Numbers of training texts; a smaller draw is a part of a larger one."""
-    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1), min_length=1)
     """Of the draws and the trainings."""
     steps: int = Field(300, ge=2)
     """Optimiser steps of a training, the same for every size."""
@@ -125,6 +125,8 @@ class TradeoffRecipe(Settings):
     """Checkpoints that are fine-tuned from; the last one by default."""
     drift_positions: int = Field(200, ge=0)
     """Places of the general text at which KL(base || tuned) over the vocabulary is taken; 0 for none."""
+    matched: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.5, 0.8), min_length=1)
+    """Where arms are compared at equal bias: shares of the margin shift that both mostly reach."""
     least_benefit: float = Field(0.2, gt=0, lt=1)
     """Smallest benefit of a mitigation that counts, as a share of what the plain arm lost at the same bias."""
     resamples: int = Field(2000, ge=200)
@@ -157,12 +159,10 @@ class TradeoffRecipe(Settings):
         for field, names in (
             ("arms", [arm.name for arm in self.arms]), ("mitigations", [PLAIN, *(one.name for one in self.mitigations)]),
             ("models", [label(model) for model in self.models]), ("sizes", self.sizes), ("seeds", self.seeds),
-            ("checkpoints", self.checkpoints), ("mitigated", self.mitigated),
+            ("checkpoints", self.checkpoints), ("mitigated", self.mitigated), ("matched", self.matched),
         ):
             if len(set(names)) < len(names):
                 raise ValueError(f"`{field}` names something twice, or a mitigation `{PLAIN}`, which is there anyhow")
-        if any(size < 1 for size in self.sizes) or any(seed < 0 for seed in self.seeds):
-            raise ValueError("sizes are 1 or more, seeds 0 or more")
         wrong = next((step for step in self.checkpoints if step == 1 or not 0 <= step <= self.steps), None)
         if wrong is not None:
             raise ValueError(f"checkpoint {wrong} is not 0 or from 2 to {self.steps} (after one step of a warm-up nothing has moved)")

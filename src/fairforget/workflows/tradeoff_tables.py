@@ -59,6 +59,9 @@ RUN_SCHEMA: dict[str, pl.DataType] = {**_RUN, "status": pl.String(), "reason": p
 ANALYSES = ("coupling", "slopes", "arms", "objective", "mitigations")
 """Names of the tables of analyses."""
 
+ALL_ARMS = "all arms"
+"""Name of the coupling over the checkpoints of all arms together."""
+
 _DONE, _FAILED, _WAITING = "done", "failed", "not run"
 
 
@@ -125,7 +128,7 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
         checkpoints: ``checkpoints.parquet``.
 
     Returns:
-        ``coupling``: correlations of downstream scores with overall forgetting, plain arms; ``slopes``: of overall forgetting on
+        ``coupling``: correlations of downstream scores with overall forgetting, plain arms together and one by one; ``slopes``: of overall forgetting on
         selectivity and on the margin shift, plain arms but the control; ``arms``: each arm against the reference at equal bias;
         ``objective``: each arm less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
     """
@@ -168,16 +171,19 @@ def write_analyses(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
 
 
 def _couplings(plain: pl.DataFrame, resamples: int) -> pl.DataFrame | None:
+    """Of every score over all arms; of their mean within each arm too, whose objectives forget in ways of their own."""
     tuned = plain.filter((pl.col("step") > 0) & pl.col("downstream_change").is_not_null())
-    scores = ["downstream_change", *(name for name in plain.columns if name.startswith("downstream."))]
+    wanted = [(name, ALL_ARMS, tuned) for name in ("downstream_change", *(name for name in plain.columns if name.startswith("downstream.")))]
+    wanted += [("downstream_change", str(arm), rows) for (arm,), rows in tuned.group_by(["arm"], maintain_order=True)]
     found: list[pl.DataFrame] = []
-    for score in scores:
+    for score, arms, rows in wanted:
         for cluster, fewest in clusters_of(plain):
             try:
-                part = coupling(tuned, score=score, cluster=cluster, fewest=fewest, resamples=resamples)
+                part = coupling(rows, score=score, cluster=cluster, fewest=fewest, resamples=resamples)
             except DataError:  # no checkpoint was tuned from, or there is no neutral text
                 continue
-            found.append(part.select(pl.lit(score).alias("score"), pl.lit(cluster).alias("over"), *COUPLING_SCHEMA))
+            named = (pl.lit(score).alias("score"), pl.lit(arms).alias("points_of"), pl.lit(cluster).alias("over"))
+            found.append(part.select(*named, *COUPLING_SCHEMA))
     return pl.concat(found) if found else None
 
 
@@ -209,9 +215,10 @@ def _arms(recipe: TradeoffRecipe, plain: pl.DataFrame) -> pl.DataFrame | None:
     present = plain["arm"].unique(maintain_order=True).to_list()
     if reference is None or reference not in present:
         return None
+    others = [arm for arm in present if arm not in (reference, CONTROL)]
     found = [
-        _compared(arm, reference, matched_comparison(plain, arm, reference, figures=_figures(plain), resamples=recipe.resamples))
-        for arm in present if arm not in (reference, CONTROL)
+        _compared(plain.filter(pl.col("arm").is_in([arm, reference])), arm, reference, "arm", share, recipe.resamples, 0.95)
+        for arm in others for share in recipe.matched
     ]
     return pl.concat(found) if found else None
 
@@ -231,7 +238,7 @@ def _objective(recipe: TradeoffRecipe, plain: pl.DataFrame) -> pl.DataFrame | No
 
 
 def _mitigations(recipe: TradeoffRecipe, own: pl.DataFrame) -> pl.DataFrame | None:
-    """Intervals hold jointly over all mitigations and arms of a figure (Bonferroni)."""
+    """Intervals hold jointly over all mitigations, arms and levels of a figure (Bonferroni)."""
     comparisons = [
         (arm, mitigation)
         for arm in recipe.mitigated
@@ -239,23 +246,18 @@ def _mitigations(recipe: TradeoffRecipe, own: pl.DataFrame) -> pl.DataFrame | No
         if mitigation != PLAIN
     ]
     found: list[pl.DataFrame] = []
+    level = 1 - 0.05 / max(1, len(comparisons) * len(recipe.matched))
     for arm, mitigation in comparisons:
         rows = own.filter((pl.col("arm") == arm) & pl.col("mitigation").is_in([PLAIN, mitigation]))
-        if PLAIN not in rows["mitigation"].to_list():
-            continue
-        compared = matched_comparison(
-            rows, mitigation, PLAIN, by="mitigation", at=_level(rows), figures=_figures(rows), resamples=recipe.resamples,
-            level=1 - 0.05 / len(comparisons),
-        )
-        found.append(_compared(mitigation, PLAIN, compared).select(pl.lit(arm).alias("arm"), pl.all()))
+        if PLAIN in rows["mitigation"].to_list():
+            for share in recipe.matched:
+                compared = _compared(rows, mitigation, PLAIN, "mitigation", share, recipe.resamples, level)
+                found.append(compared.select(pl.lit(arm).alias("arm"), pl.all()))
     return pl.concat(found) if found else None
 
 
-def _level(rows: pl.DataFrame) -> float | None:
-    """Half of what the plain arm mostly reaches, or less where the mitigated one mostly does not."""
-    chosen = common_level(rows, by="mitigation")
-    return chosen if chosen == chosen else None
-
-
-def _compared(first: str, second: str, rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(pl.lit(first).alias("compared"), pl.lit(second).alias("with"), *MATCHED_SCHEMA)
+def _compared(rows: pl.DataFrame, first: str, second: str, by: str, share: float, resamples: int, level: float) -> pl.DataFrame:
+    """Two paths at a share of the margin shift that both mostly reach."""
+    at = common_level(rows, share=share, by=by)
+    found = matched_comparison(rows, first, second, by=by, at=at, figures=_figures(rows), resamples=resamples, level=level)
+    return found.select(pl.lit(first).alias("compared"), pl.lit(second).alias("with"), pl.lit(share).alias("share"), *MATCHED_SCHEMA)

@@ -16,7 +16,7 @@ import polars as pl
 from fairforget.report.number_words import bounds, number
 from fairforget.stats import Components, Interval, cluster_bootstrap
 from fairforget.workflows.tradeoff_recipe import CONTROL, PLAIN, TradeoffRecipe, label
-from fairforget.workflows.tradeoff_tables import clusters_of, reference_arm
+from fairforget.workflows.tradeoff_tables import ALL_ARMS, clusters_of, reference_arm
 from fairforget.workflows.verdict import GENERAL_LIMITS, Verdict
 
 Decision = Literal["supported", "contradicted", "not decided"]
@@ -126,7 +126,9 @@ def tradeoff_words(runs: pl.DataFrame, found: pl.DataFrame) -> Verdict:
 def _coupled(coupling: pl.DataFrame) -> Finding:
     if coupling.is_empty():
         return Finding("1", "not decided", "", _NONE, "Nothing was fine-tuned from the checkpoints.")
-    rows = coupling.filter(pl.col("score") == "downstream_change")
+    rows = coupling.filter((pl.col("score") == "downstream_change") & (pl.col("points_of") == ALL_ARMS))
+    if rows.is_empty():
+        return Finding("1", "not decided", "", _NONE, "Nothing was fine-tuned from the checkpoints.")
     plain, partial = (rows.filter(pl.col("figure") == name) for name in ("pearson", "partial pearson"))
     ranked = rows.filter(pl.col("figure") == "spearman")
     widest = _widest(plain)
@@ -180,7 +182,8 @@ def _mitigated(recipe: TradeoffRecipe, table: pl.DataFrame, figure: str) -> Find
         return Finding(key, "not decided", "", _NONE, "There is nothing to compare at equal bias.")
     judged = [_judged(row, sign, recipe.least_benefit) for row in rows.iter_rows(named=True)]
     told = "; ".join(
-        f"{row['compared']} on {row['arm']} {_interval(row)} ({word})" for row, word in zip(rows.iter_rows(named=True), judged, strict=True)
+        f"{row['compared']} on {row['arm']} at a shift of {number(row['at'], 'nats')} {_interval(row)} ({word})"
+        for row, word in zip(rows.iter_rows(named=True), judged, strict=True)
     )
     unit = "nats a token of overall forgetting" if figure == "overall" else "downstream points"
     words = f"Against the plain arm at equal bias, in {unit}, joint intervals: {told}."
