@@ -152,7 +152,8 @@ def _end(row: dict[str, Any]) -> dict[str, Any]:
 def _coupling(row: dict[str, Any]) -> dict[str, Any]:
     name = "mean of the tasks" if row["score"] == "downstream_change" else row["score"].removeprefix("downstream.")
     return {
-        "score": name, "points_of": row["points_of"], "figure": row["figure"], "value": _words(row["value"], row["low"], row["high"], "nats"),
+        "score": name, "points_of": row["points_of"], "figure": row["figure"],
+        "value": _words(row["value"], row["low"], row["high"], "nats"),
         "over": f"{row['points']} checkpoints, {row['clusters']} {row['over']}s", "note": row["note"],
     }
 

@@ -128,9 +128,9 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
         checkpoints: ``checkpoints.parquet``.
 
     Returns:
-        ``coupling``: correlations of downstream scores with overall forgetting, plain arms together and one by one; ``slopes``: of overall forgetting on
-        selectivity and on the margin shift, plain arms but the control; ``arms``: each arm against the reference at equal bias;
-        ``objective``: each arm less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
+        ``coupling``: correlations of downstream scores with overall forgetting, plain arms together and one by one; ``slopes``: of
+        overall forgetting on selectivity and on the margin shift, plain arms but the control; ``arms``: each arm against the reference
+        at equal bias; ``objective``: each arm less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
     """
     found: dict[str, list[pl.DataFrame]] = {name: [] for name in ANALYSES}
     for model in recipe.models:
@@ -173,7 +173,8 @@ def write_analyses(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
 def _couplings(plain: pl.DataFrame, resamples: int) -> pl.DataFrame | None:
     """Of every score over all arms; of their mean within each arm too, whose objectives forget in ways of their own."""
     tuned = plain.filter((pl.col("step") > 0) & pl.col("downstream_change").is_not_null())
-    wanted = [(name, ALL_ARMS, tuned) for name in ("downstream_change", *(name for name in plain.columns if name.startswith("downstream.")))]
+    scores = ["downstream_change", *(name for name in plain.columns if name.startswith("downstream."))]
+    wanted = [(score, ALL_ARMS, tuned) for score in scores]
     wanted += [("downstream_change", str(arm), rows) for (arm,), rows in tuned.group_by(["arm"], maintain_order=True)]
     found: list[pl.DataFrame] = []
     for score, arms, rows in wanted:
