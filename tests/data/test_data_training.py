@@ -102,7 +102,7 @@ def test_what_is_wrong_is_said(tmp_path):
         training_source(tmp_path / "mine.jsonl", columns={"texts": "text"})
     with pytest.raises(UsageError, match="names no column for 'text'"):
         training_source(tmp_path / "mine.jsonl", columns={"group": "text"})
-    with pytest.raises(DataError, match=r"mine\.jsonl row 1: text, counterpart.* have one value each"):
+    with pytest.raises(DataError, match=r"mine\.jsonl row 1: text, cluster, counterpart.* have one value each"):
         training_source(tmp_path / "mine.jsonl")
 
 

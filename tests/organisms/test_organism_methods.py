@@ -12,9 +12,9 @@ from fairforget.organisms.recipe import read_organism_recipe
 from fairforget.workflows.study_recipe import StudyRecipe, study_cells
 
 
-def test_every_method_is_in_the_study_but_the_composition_of_others() -> None:
+def test_every_method_is_in_the_study_but_a_composition_of_others_and_what_teaches_tasks() -> None:
     used = {variant["name"] for variant in method_variants().values()}
-    assert set(method_registry().names()) - used == {"composition"}
+    assert set(method_registry().names()) - used == {"answer-tuning", "composition"}
 
 
 def test_the_study_is_valid_for_both_families(tmp_path) -> None:
