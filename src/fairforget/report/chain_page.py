@@ -26,6 +26,8 @@ TABLES = (
     "ledger", "scores", "matrix", "forgetting", "groups", "dispersion", "order", "gains", "recovery", "strengths", "matched", "curvature",
     "coupling", "attribution", "completeness", "relearning", "relearned",
 )
+NODES = 8
+"""Nodes of the attribution where the chain's recipe does not say."""
 LISTED = 40
 """Most lost items listed for each stage and task."""
 
@@ -47,6 +49,7 @@ class ChainRecord(Record):
     tasks: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
     seeds: list[int] = Field(default_factory=list[int])
     tuning: dict[str, Any] = Field(default_factory=dict[str, Any])
+    probe: dict[str, Any] = Field(default_factory=dict[str, Any])
     benchmarks: list[BenchmarkRecord] = Field(default_factory=list[BenchmarkRecord])
     datasets: list[DatasetRecord] = Field(default_factory=list[DatasetRecord])
     versions: dict[str, str] = Field(default_factory=dict[str, str])
@@ -109,7 +112,7 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
         "matched": [_matched(row) for row in tables["matched"].iter_rows(named=True)],
         "curvature": [_curvature(row) for row in tables["curvature"].iter_rows(named=True)],
         "coupling": tables["coupling"].filter(pl.col("note") == "descriptive").to_dicts(),
-        "attributions": _attributions(tables, figures),
+        "attributions": _attributions(tables, int(record.probe.get("nodes", NODES)), figures),
         "relearning": _relearning(tables, figures),
         "lost": _lost(folder, tables["ledger"], tables["forgetting"]),
     }
@@ -281,12 +284,12 @@ def _curvature(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, **{f"{name}_words": f"{row[name]:+.3g}" for name in names}, "net": _points(row["forgetting"])}
 
 
-def _attributions(tables: dict[str, pl.DataFrame], figures: Figures) -> list[dict[str, Any]]:
+def _attributions(tables: dict[str, pl.DataFrame], nodes: int, figures: Figures) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     table, sums = tables["attribution"], tables["completeness"]
     for (path,), own in table.group_by(["path"], maintain_order=True) if not table.is_empty() else ():
         complete = sums.filter(pl.col("path") == path).to_dicts()
-        caption = attribution_caption(complete, 8)
+        caption = attribution_caption(complete, nodes)
         chart = figures.add(attribution_chart(own.to_dicts()), f"Heat map of {path}: {caption} The table holds every figure.")
         groups = own["group"].unique(maintain_order=True).to_list()
         wide = own.pivot("group", index="place", values="nats", maintain_order=True)

@@ -89,8 +89,8 @@ def chain(recipe: ChainRecipe | str | Path, out: Path | str, *, model: Model | N
     if not isinstance(recipe, ChainRecipe):
         recipe = read_chain(Path(recipe))
     folder = RunFolder(Path(out))
+    run = _Run(recipe, folder, model, say)
     with folder.opened(chain_yaml(recipe)):
-        run = _Run(recipe, folder, model, say)
         run.states()
         return run.account()
 
@@ -328,6 +328,7 @@ class _Run:
             "tasks": facts["tasks"],
             "seeds": list(self.recipe.seeds),
             "tuning": self.recipe.tuning,
+            "probe": self.recipe.probe,
             "benchmarks": facts["benchmarks"],
             "datasets": dataset_facts([name for benchmark in self.benchmarks for name in benchmark.datasets]),
             "stages": {

@@ -58,7 +58,7 @@ class RunFolder:
         """Hold the folder for this run.
 
         Args:
-            recipe: the resolved recipe as text; a folder keeps to the one it was begun with.
+            recipe: the resolved recipe as text; a folder keeps to the one with which its first result was made.
 
         Raises:
             UsageError: the folder holds a run of another recipe, or files of something else.
@@ -71,7 +71,8 @@ class RunFolder:
         ):
             raise UsageError(f"The folder {self.path} holds other files: choose an empty or a new folder with --out.")
         with folder_lock(self.path):
-            if self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe:
+            begun = any(entry.name not in (".lock", self.recipe.name) and not _is_leftover(entry) for entry in self.path.iterdir())
+            if begun and self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe:
                 raise UsageError(
                     f"The folder {self.path} holds a run of another recipe ({self.recipe}): choose another folder with --out, "
                     "or remove it to start anew."
