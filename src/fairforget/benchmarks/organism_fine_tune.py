@@ -39,7 +39,7 @@ class OrganismFineTuneSettings(Settings):
     """`facts`: an entity's value of a relation, a class for each value; `grammar`: is the verb's number right."""
     facts_rows: int | None = Field(None, ge=1)
     """Train on at most this many rows of `facts`; None = all."""
-    grammar_rows: int | None = Field(64, ge=1)
+    grammar_rows: int | None = Field(128, ge=1)
     """The same for `grammar`, which an undamaged organism learns from few."""
     seeds: tuple[int, ...] = (0,)
     """One fine-tuning each: seed of the head, the order of the rows and dropout."""
