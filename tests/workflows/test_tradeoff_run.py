@@ -16,6 +16,7 @@ from tiny import tiny_model
 from tradeoff_files import tiny_tradeoff, write_tiny_organism
 
 import fairforget.workflows.tradeoff_jobs as jobs
+import fairforget.workflows.tradeoff_recipe as recipes
 from fairforget.edits import Dense, EditRecord, LowRank, WeightEdit
 from fairforget.errors import UsageError
 from fairforget.forgetting import balance
@@ -168,6 +169,12 @@ def test_a_second_call_computes_nothing_and_new_seeds_are_new_runs(study):
     other = TradeoffRecipe.model_validate({**study.recipe.model_dump(mode="json"), "resamples": 300})
     with pytest.raises(UsageError, match="run of another recipe"):
         plan_tradeoff(other, study.folder)
+
+
+def test_a_benchmark_whose_default_changed_is_another_recipe(study, monkeypatch):
+    monkeypatch.setattr(recipes, "settings_of", lambda benchmarks: [f"{benchmark.name} of another version" for benchmark in benchmarks])
+    with pytest.raises(UsageError, match="run of another recipe"):
+        plan_tradeoff(study.recipe, study.folder)
 
 
 def test_what_fails_is_a_row_with_its_sentence(study, tmp_path):

@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 def base_folder(folder: StudyFolder, run: TradeoffRun) -> Path:
     """Tables of the base of a run, shared by all runs of the same model, benchmarks and training source."""
     facts = run.facts()
-    shared = ("model_choice", "train", "words", "bias", "general", "neutral", "neutral_part", "strata", "downstream")
+    shared = ("model_choice", "train", "words", "settings", "bias", "general", "neutral", "neutral_part", "strata", "downstream")
     digest = hashlib.sha256(json.dumps([facts[name] for name in shared], sort_keys=True).encode()).hexdigest()[:8]
     return folder.path / "base" / f"{Path(run.model).name}-{digest}"
 

@@ -21,6 +21,7 @@ from fairforget.methods._base import Method
 from fairforget.methods._trained import TrainedMethod
 from fairforget.settings import Settings, explain_validation
 from fairforget.workflows.audit import resolve_choices
+from fairforget.workflows.base_audit import settings_of
 from fairforget.workflows.recipe import BenchmarkChoice, MethodChoice, ModelChoice, TrainChoice, apply_settings, read_recipe
 
 KNOWN_ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -226,13 +227,14 @@ class TradeoffRun:
 
     def facts(self) -> dict[str, Any]:
         """What its tables are a function of, as JSON values."""
-        measured = (
-            "train", "words", "bias", "general", "neutral", "neutral_part", "strata", "downstream", "drift_positions", "resamples",
-        )
-        steps = {"checkpoints": list(self.recipe.looked_at), "tuned_from": list(self.recipe.tuned_from)}
+        measured = ("train", "words", "bias", "general", "neutral", "neutral_part", "strata", "downstream", "drift_positions", "resamples")
+        chosen = resolved(self.recipe)
+        # with their defaults, which another version may have changed
+        settings = list(settings_of([*chosen.bias, chosen.general, chosen.neutral, *chosen.downstream]))
+        steps = {"checkpoints": list(self.recipe.looked_at), "tuned_from": list(self.recipe.tuned_from), "settings": settings}
         own = {name: getattr(self, name) for name in ("model", "arm", "mitigation", "size", "seed", "strength")}
-        chosen = {"model_choice": self.model_choice.model_dump(mode="json"), "method": self.method.model_dump(mode="json")}
-        return {**own, **chosen, **steps, **self.recipe.model_dump(mode="json", include=set(measured))}
+        made = {"model_choice": self.model_choice.model_dump(mode="json"), "method": self.method.model_dump(mode="json")}
+        return {**own, **made, **steps, **self.recipe.model_dump(mode="json", include=set(measured))}
 
 
 def label(model: ModelEntry) -> str:
@@ -278,9 +280,7 @@ def tradeoff_runs(recipe: TradeoffRecipe, place: Place = lambda kind, name: f"{k
         UsageError: an unknown arm, method, setting or benchmark.
     """
     runs: list[TradeoffRun] = []
-    filled = {
-        (number, seed): filled_in(recipe, number, seed) for number in range(len(recipe.models)) for seed in recipe.seeds
-    }
+    filled = {(number, seed): filled_in(recipe, number, seed) for number in range(len(recipe.models)) for seed in recipe.seeds}
     for one in filled.values():
         resolved(one)
     for number, place_of_arm in itertools.product(range(len(recipe.models)), range(len(recipe.arms))):
