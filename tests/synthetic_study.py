@@ -10,6 +10,8 @@ import polars as pl
 from fairforget.files import write_json
 from fairforget.tables import write_table
 from fairforget.workflows.scaling import scaling_points, scaling_table
+from fairforget.workflows.study_collapse import COLLAPSE_SCHEMA
+from fairforget.workflows.study_contrasts import CONTRAST_SCHEMA
 from fairforget.workflows.study_jobs import StudyFolder
 from fairforget.workflows.study_pool import frontier_table
 from fairforget.workflows.study_table import CELL_SCHEMA, write_study_table
@@ -36,6 +38,35 @@ def table(*rows):
     return pl.DataFrame(rows, schema={**CELL_SCHEMA, **extra})
 
 
+def synthetic_contrasts() -> pl.DataFrame:
+    """Two ways against a third: one surely nearer to neutral, one not told apart, without an interval in its second figure."""
+    one = {
+        "against": "m0 · task-vector", "benchmark": "starter", "task": "starter", "metric": "distance from neutral", "unit": "nats",
+        "better": "lower", "target": True, "seeds": 2, "planned": 2, "seed_spread": 0.01, "clusters": 40, "note": "",
+    }
+    cost = {"benchmark": "perplexity", "task": "perplexity-starter", "metric": "perplexity_ratio", "unit": "ratio", "target": False}
+    rows = [
+        one | {"configuration": "m0 · pcgu", "change": -0.12, "low": -0.2, "high": -0.04, "p": 0.004, "p_holm": 0.008},
+        one | {"configuration": "m0 · cda", "change": 0.03, "low": -0.05, "high": 0.11, "p": 0.4, "p_holm": 0.4, "note": "a note"},
+        one | cost | {"configuration": "m0 · pcgu", "change": 1.01, "low": 1.004, "high": 1.016, "p": 0.01, "p_holm": 0.02},
+        one | cost | {"configuration": "m0 · cda", "change": 1.0, "low": None, "high": None, "p": None, "p_holm": None, "seeds": 1},
+    ]
+    return pl.DataFrame(rows, schema=CONTRAST_SCHEMA)
+
+
+def synthetic_collapse(models: int) -> pl.DataFrame:
+    """A base and two cells for each model, two word sets."""
+    rows = [
+        {
+            "cell": None if way == "base" else f"m{model}-{way}-0", "configuration": way, "model": f"m{model}", "words": words, "seed": 0,
+            "strength": 0.5, "unc3": 0.1 + 0.01 * place, "unc3_low": 0.08, "unc3_high": 0.15, "nc3_mean": 0.3, "target": "starter:margin",
+            "unit": "nats", "distance": 1.0 - 0.2 * place, "change": -0.2 * place, "low": None, "high": None,
+        }
+        for model in range(models) for words in ("gender", "random") for place, way in enumerate(("base", "pcgu", "cda"))
+    ]
+    return pl.DataFrame(rows, schema=COLLAPSE_SCHEMA)
+
+
 def write_synthetic_study(folder: Path, sizes: int = 3) -> Path:
     """Four ways on several sizes of model, two seeds; one cell failed with markup in its reason, one was not run."""
     rows = []
@@ -55,13 +86,16 @@ def write_synthetic_study(folder: Path, sizes: int = 3) -> Path:
         for name, value in (("before", 60.0), ("after", 55.0), ("difference", -5.0), ("difference_low", -7.0), ("difference_high", -3.0))
     )
     frontier = frontier_table(cells)
+    contrasts = synthetic_contrasts()
     lines = scaling_table(frontier, cells)
     place = StudyFolder(folder)
     write_study_table(cells, place)
     write_table(frontier, place.tables / "frontier.parquet")
     write_table(lines, place.tables / "scaling.parquet")
     write_table(scaling_points(frontier, cells), place.tables / "scaling-points.parquet")
-    study_words(cells, frontier, lines, "frontier").write(place.tables / "verdict.json")
+    write_table(contrasts, place.tables / "contrasts.parquet")
+    write_table(synthetic_collapse(sizes), place.tables / "collapse.parquet")
+    study_words(cells, frontier, lines, contrasts, "frontier").write(place.tables / "verdict.json")
     counts = {status: cells.filter(pl.col("status") == status).height for status in ("done", "failed", "not run")}
     record = {
         "kind": "study", "study": "frontier", "recipe": "study.yaml", "seeds": [0, 1], "strengths": ["search"], "cells": counts,

@@ -12,7 +12,7 @@ from synthetic_study import write_synthetic_study
 from fairforget.errors import DataError, FairforgetError
 from fairforget.report import write_report
 from fairforget.report.charts import theme
-from fairforget.report.study_charts import frontier_chart, scaling_chart
+from fairforget.report.study_charts import collapse_chart, frontier_chart, scaling_chart
 from fairforget.report.study_page import write_study_page
 
 
@@ -50,14 +50,16 @@ def test_the_page_is_well_formed_and_names_no_outside_resource(page):
 
 def test_every_chart_says_in_words_what_it_shows(page):
     holders = [attributes for attributes in page.all("div") if "data-chart" in attributes]
-    assert len(holders) == 5  # a frontier for each of three models, two figures over their size
+    assert len(holders) == 12  # a frontier of each of three models, two figures over size, contrasts, two word sets of each model
     assert all(len(holder["aria-label"]) > 80 for holder in holders)
     assert "pcgu: −0.190\u00a0nats" in holders[0]["aria-label"]
 
 
 def test_words_come_first_and_every_cell_is_there(page, folder):
     sections = [name.removesuffix("-title") for section in page.all("section") if (name := section["aria-labelledby"]).endswith("-title")]
-    assert sections == ["verdict", "run", "frontier", "scaling", "cells", "benchmarks", "limits", "provenance", "licences"]
+    assert sections == [
+        "verdict", "run", "frontier", "contrasts", "collapse", "scaling", "cells", "benchmarks", "limits", "provenance", "licences",
+    ]
     words = json.loads((folder / "tables" / "verdict.json").read_text())
     assert words["headline"] in page.visible
     for sentence in words["sentences"]:
@@ -67,6 +69,12 @@ def test_words_come_first_and_every_cell_is_there(page, folder):
     assert "Broken: <script>document.title='pwned'</script>" in page.visible
     assert "one seed is enough" in page.visible
     assert "1 of 2 seeds" in page.visible
+
+
+def test_what_a_variant_adds_stands_with_its_interval_and_what_has_none_says_so(page):
+    assert "−0.120 nats [−0.200, −0.040]" in page.visible
+    assert "×1.000 (no interval)" in page.visible
+    assert "1 of 2" in page.visible
 
 
 def test_a_study_of_one_size_has_no_section_on_size(tmp_path):
@@ -89,10 +97,11 @@ def specifications(folder):
     return {
         "frontier": frontier_chart(rows, "nats", 2.0),
         "scaling": scaling_chart(tables["scaling-points"].filter(figure).to_dicts(), tables["scaling"].filter(figure).to_dicts(), "nats"),
+        "collapse": collapse_chart(pl.read_parquet(folder / "tables" / "collapse.parquet").to_dicts(), "nats"),
     }
 
 
-@pytest.mark.parametrize("name", ["frontier", "scaling"])
+@pytest.mark.parametrize("name", ["frontier", "scaling", "collapse"])
 def test_specifications_keep_the_schema(folder, name):
     specification = specifications(folder)[name]
     assert specification["width"] == "container"
@@ -111,3 +120,4 @@ def test_the_frontier_starts_at_the_base_and_joins_what_nothing_beats(folder):
 def test_nothing_to_draw_is_no_chart():
     assert frontier_chart([], "nats", None) is None
     assert scaling_chart([], [], "nats") is None
+    assert collapse_chart([], "nats") is None

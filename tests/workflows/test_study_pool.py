@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import t
-from synthetic_study import cell, table
+from synthetic_study import cell, synthetic_contrasts, table
 
 from fairforget.workflows.scaling import BIAS, COST, fit_line, scaling_table
+from fairforget.workflows.study_contrasts import CONTRAST_SCHEMA
 from fairforget.workflows.study_pool import frontier_table, pool
 from fairforget.workflows.study_table import cell_words, study_markdown
 from fairforget.workflows.study_words import study_words
@@ -120,14 +121,24 @@ def test_a_change_that_grows_by_a_tenth_a_decade_is_found() -> None:
 def test_the_words_count_what_was_run_and_claim_no_more_than_the_intervals() -> None:
     rows = [cell("strong", 0, -0.5, 1.01), cell("near", 0, -0.45, 1.011), cell("weak", 0, -0.05, 1.001)]
     cells = table(*rows, cell("broken", 0, 0, 1, status="failed", reason="No."))
-    words = study_words(cells, frontier_table(cells), scaling_table(frontier_table(cells), cells), "frontier")
+    none = pl.DataFrame(schema=CONTRAST_SCHEMA)
+    words = study_words(cells, frontier_table(cells), scaling_table(frontier_table(cells), cells), none, "frontier")
     assert words.headline.startswith("2 of 3 configurations lowered")
     assert "3 of 4 cells are finished, 1 failed" in words.sentences[0]
     panel = words.sentences[-1]
     assert "the largest fall within the budget is that of strong" in panel
     assert "the intervals of near overlap its own" in panel
-    nothing = study_words(cells[3:], frontier_table(cells[3:]), scaling_table(frontier_table(cells[3:]), cells[3:]), "frontier")
+    nothing = study_words(cells[3:], frontier_table(cells[3:]), scaling_table(frontier_table(cells[3:]), cells[3:]), none, "frontier")
     assert nothing.headline == "No cell of this study is finished yet."
+
+
+def test_the_words_say_what_a_variant_adds_and_what_cannot_be_told() -> None:
+    cells = table(cell("a", 0, -0.2, 1.01))
+    words = study_words(cells, frontier_table(cells), scaling_table(frontier_table(cells), cells), synthetic_contrasts(), "frontier")
+    nearer, apart = words.sentences[-2:]
+    assert nearer.startswith("m0 · pcgu is nearer to neutral than m0 · task-vector, item by item: −0.120")
+    assert "at +1.0 % [+0.4, +1.6] of perplexity" in nearer
+    assert apart.startswith("m0 · cda is not told apart from m0 · task-vector")
 
 
 def test_a_cell_that_was_not_run_is_a_row_that_says_why() -> None:

@@ -72,10 +72,8 @@ def evaluate(
     options = {"resamples": resamples, "level": level, "seed": seed}
     tables = {"base": base} | ({} if edited is None else {"edited": edited})
     pairing = None if edited is None else pair(base, edited)
-    tasks: list[str] = base["task"].unique(maintain_order=True).to_list()
     rows: list[dict[str, Any]] = []
-    for task in [*tasks, *([benchmark.pooled] if benchmark.pooled and len(tasks) > 1 else [])]:
-        chosen = pl.lit(True) if task == benchmark.pooled and task not in tasks else pl.col("task") == task
+    for task, chosen in _tasks(benchmark, base):
         for state, table in tables.items():
             if state == "base" and base_rows is not None:
                 rows += base_rows.filter(pl.col("task") == task).to_dicts()
@@ -83,11 +81,45 @@ def evaluate(
                 rows += _state_rows(benchmark, state, task, table.filter(chosen), options)
         if pairing is not None:
             before, after = (table.filter(chosen) for table in pairing)
-            rows += _difference_rows(benchmark, task, before, after, options)
+            rows += _difference_rows(benchmark, task, before, after, options, groups=True)
     for row in rows:
         if benchmark.caution not in row["note"]:
             row["note"] = "; ".join(part for part in (row["note"], benchmark.caution) if part)
     return pl.DataFrame(rows, schema=METRIC_SCHEMA)
+
+
+def paired_changes(
+    benchmark: Benchmark, before: pl.DataFrame, after: pl.DataFrame, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> pl.DataFrame:
+    """The paired differences of :func:`evaluate` over all items of each task, without groups and without the states themselves.
+
+    Args:
+        benchmark: whose metrics are wanted.
+        before: item table of the first state; one part of one benchmark.
+        after: item table of the second state on the same items.
+        resamples: bootstrap resamples.
+        level: coverage.
+        seed: of the resamples.
+
+    Returns:
+        Rows of ``METRIC_SCHEMA`` with the state "difference" and the group "all".
+
+    Raises:
+        DataError: the two tables are not of the same items.
+    """
+    options = {"resamples": resamples, "level": level, "seed": seed}
+    before, after = pair(before, after)
+    rows: list[dict[str, Any]] = []
+    for task, chosen in _tasks(benchmark, before):
+        rows += _difference_rows(benchmark, task, before.filter(chosen), after.filter(chosen), options, groups=False)
+    return pl.DataFrame(rows, schema=METRIC_SCHEMA)
+
+
+def _tasks(benchmark: Benchmark, table: pl.DataFrame) -> list[tuple[str, pl.Expr]]:
+    """Each task with its rows, and all of them together where that is published."""
+    tasks: list[str] = table["task"].unique(maintain_order=True).to_list()
+    own = [(task, pl.col("task") == task) for task in tasks]
+    return [*own, *([(benchmark.pooled, pl.lit(True))] if benchmark.pooled and len(tasks) > 1 and benchmark.pooled not in tasks else [])]
 
 
 def _state_rows(benchmark: Benchmark, state: str, task: str, table: pl.DataFrame, options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,12 +140,12 @@ def _state_rows(benchmark: Benchmark, state: str, task: str, table: pl.DataFrame
 
 
 def _difference_rows(
-    benchmark: Benchmark, task: str, before: pl.DataFrame, after: pl.DataFrame, options: Mapping[str, Any]
+    benchmark: Benchmark, task: str, before: pl.DataFrame, after: pl.DataFrame, options: Mapping[str, Any], *, groups: bool
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     facts = _facts(before, after) | {"state": "difference", "task": task}
     counts = {ALL: _counts(before, after)}
-    for group in _groups(before):
+    for group in _groups(before) if groups else ():
         inside = pl.col("groups").list.contains(group)
         counts[group] = _counts(before.filter(inside), after.filter(inside))
     for definition in benchmark.task_metrics(task):
@@ -128,7 +160,7 @@ def _difference_rows(
             if definition.scope != "groups":
                 overall = paired_bootstrap(*parts, definition.function, contrast=contrast, aggregate=definition.aggregate, **options)
                 rows.append(facts | _row(definition, ALL, overall) | change | counts[ALL])
-            by_group = _by_group(before, parts, definition, contrast, options) if definition.scope != "task" else {}
+            by_group = _by_group(before, parts, definition, contrast, options) if groups and definition.scope != "task" else {}
             for group, interval in by_group.items():
                 rows.append(facts | _row(definition, group, interval) | change | counts[group])
     if _has_margin(benchmark, before):

@@ -13,7 +13,8 @@ from fairforget.errors import DataError, FairforgetError
 from fairforget.files import write_text
 from fairforget.report import number_words
 from fairforget.report.attribution_charts import attribution_caption, attribution_chart
-from fairforget.report.chain_charts import difference_chart, relearning_chart, strength_path_chart
+from fairforget.report.chain_charts import relearning_chart, strength_path_chart
+from fairforget.report.difference_chart import difference_chart
 from fairforget.report.forgetting_charts import biased_forgetting_chart, task_matrix_chart
 from fairforget.report.page import Figures, render
 from fairforget.report.run_folder import BenchmarkRecord, DatasetRecord, ModelRecord, Record, Verdict, read_record
@@ -172,7 +173,7 @@ def _forgetting(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
     ]
     said = "; ".join(f"{row['label']}: {_points(row['value'])}" for row in drawn[:8])
     chart = figures.add(
-        difference_chart(drawn, "net forgetting, percentage points; right of 0 was forgotten"),
+        difference_chart(drawn, "net forgetting, percentage points; right of 0 was forgotten", unit="%", factor=100.0),
         f"Chart of net forgetting of every task that was taught before, with 95 % intervals. {said}. The table below holds every figure.",
     )
     for row in rows:
@@ -196,7 +197,7 @@ def _order(table: pl.DataFrame, figures: Figures) -> dict[str, Any] | None:
         for row in rows
     ]
     chart = figures.add(
-        difference_chart(drawn, "percentage points"),
+        difference_chart(drawn, "percentage points", unit="%", factor=100.0),
         "Chart of the order effect and the end-state contrast with 95 % intervals. The table below holds every figure.",
     )
     for row in rows:

@@ -12,9 +12,10 @@ from pydantic import Field
 from fairforget.errors import FairforgetError
 from fairforget.files import write_text
 from fairforget.report import number_words
+from fairforget.report.difference_chart import difference_chart
 from fairforget.report.page import Figures, render
 from fairforget.report.run_folder import BenchmarkRecord, DatasetRecord, Record, Verdict, read_record
-from fairforget.report.study_charts import CHANGE_TITLE, frontier_chart, scaling_chart
+from fairforget.report.study_charts import CHANGE_TITLE, collapse_chart, frontier_chart, scaling_chart
 from fairforget.tables import read_table
 
 STUDY_RECORD = "study.json"
@@ -82,6 +83,8 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
         "cautions": list(dict.fromkeys(benchmark.caution for benchmark in record.benchmarks if benchmark.caution)),
         "panels": [_panel(group, figures) for _, group in frontier.group_by(["model", "target"], maintain_order=True)],
         "scaling": _scaling(tables, figures),
+        "contrasts": _contrasts(tables, figures),
+        "collapse": _collapse(tables, figures),
         "cells": [_cell(row) for row in cells.iter_rows(named=True)],
         "headlines": _headlines(cells),
     }
@@ -187,6 +190,63 @@ def _scaling(tables: Path, figures: Figures) -> dict[str, Any] | None:
         )
         drawn += [chart] if chart else []
     return {"figures": drawn, "rows": [_line(row) for row in lines.to_dicts()]}
+
+
+def _contrasts(tables: Path, figures: Figures) -> dict[str, Any] | None:
+    """Variants against the one that the study names: the target drawn, every other figure as a table."""
+    path = tables / "contrasts.parquet"
+    contrasts = read_table(path, ("configuration", "against")) if path.is_file() else pl.DataFrame()
+    if contrasts.is_empty():
+        return None
+    drawn: list[dict[str, str]] = []
+    for (unit,), group in contrasts.filter(pl.col("target")).group_by(["unit"], maintain_order=True):
+        rows = [{"label": row["configuration"], "value": row["change"], "low": row["low"], "high": row["high"]} for row in group.to_dicts()]
+        said = "; ".join(f"{row['configuration']}: {_change_words(row)}" for row in group.head(_SHOWN).to_dicts())
+        chart = figures.add(
+            difference_chart(rows, f"further change of the distance from neutral ({unit}); left of 0 is less bias", unit=str(unit)),
+            f"Chart of what each configuration changes further, paired by item, with 95 % intervals. {said}. The tables hold every figure.",
+        )
+        drawn += [chart] if chart else []
+    shown = [
+        {"task": task, "metric": metric, "rows": [
+            {"configuration": row["configuration"], "against": row["against"], "words": _change_words(row), "seeds": row["seeds"],
+             "planned": row["planned"], "p": row["p_holm"], "note": row["note"]}
+            for row in group.to_dicts()
+        ]}
+        for (task, metric), group in contrasts.group_by(["task", "metric"], maintain_order=True)
+    ]
+    return {"figures": drawn, "tables": shown}
+
+
+def _change_words(row: dict[str, Any]) -> str:
+    signed = row["unit"] != "ratio"
+    interval = number_words.bounds(row["low"], row["high"], row["unit"], signed=signed)
+    return f"{number_words.quantity(row['change'], row['unit'], signed=signed)} {interval or '(no interval)'}"
+
+
+def _collapse(tables: Path, figures: Figures) -> dict[str, Any] | None:
+    """(U)NC3 against bias, a chart for each model, target and word set."""
+    path = tables / "collapse.parquet"
+    found = read_table(path, ("configuration", "unc3")) if path.is_file() else pl.DataFrame()
+    if found.is_empty():
+        return None
+    panels: list[dict[str, Any]] = []
+    for (model, target, words), group in found.group_by(["model", "target", "words"], maintain_order=True):
+        rows = group.to_dicts()
+        chart = figures.add(
+            collapse_chart(rows, rows[0]["unit"]),
+            f"Chart of (U)NC3 of the words {words} against the distance of {target} from neutral, {model}: {len(rows)} points, "
+            "one for each cell and the base. The table holds every figure.",
+        )
+        panels.append({"model": model, "target": target, "words": words, "figures": [chart] if chart else [], "rows": [
+            {
+                "name": row["cell"] or row["configuration"], "unc3": number_words.number(row["unc3"]),
+                "interval": number_words.bounds(row["unc3_low"], row["unc3_high"]), "nc3": number_words.number(row["nc3_mean"]),
+                "distance": number_words.quantity(row["distance"], row["unit"]),
+            }
+            for row in rows
+        ]})
+    return {"panels": panels}
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

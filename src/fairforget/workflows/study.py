@@ -21,6 +21,8 @@ from fairforget.workflows.base_audit import read_base_audit
 from fairforget.workflows.run_folder import git_state, read_json, versions
 from fairforget.workflows.scaling import scaling_points, scaling_table
 from fairforget.workflows.study_backends import Backend, run_jobs
+from fairforget.workflows.study_collapse import collapse_table
+from fairforget.workflows.study_contrasts import contrast_table
 from fairforget.workflows.study_jobs import (
     BaseJob,
     CellsJob,
@@ -53,6 +55,7 @@ class StudyResult:
         cells: a row per cell, ``study_table``.
         frontier: seeds pooled, ``FRONTIER_SCHEMA``.
         scaling: lines over model size, ``SCALING_SCHEMA``; empty where there is one size.
+        contrasts: variants against the one that the study names, ``CONTRAST_SCHEMA``; empty where it names none.
         page: the frontier page.
     """
 
@@ -60,6 +63,7 @@ class StudyResult:
     cells: pl.DataFrame
     frontier: pl.DataFrame
     scaling: pl.DataFrame
+    contrasts: pl.DataFrame
     page: Path
 
     @property
@@ -236,13 +240,16 @@ def _bring_together(study: StudyRecipe, cells: Sequence[Cell], folder: StudyFold
     table = study_table(cells, folder)
     frontier = frontier_table(table)
     lines = scaling_table(frontier, table)
+    contrasts = contrast_table(cells, folder, study.against)
     write_study_table(table, folder)
     write_table(frontier, folder.tables / "frontier.parquet")
     write_table(lines, folder.tables / "scaling.parquet")
     write_table(scaling_points(frontier, table), folder.tables / "scaling-points.parquet")
+    write_table(contrasts, folder.tables / "contrasts.parquet")
+    write_table(collapse_table(cells, table, folder), folder.tables / "collapse.parquet")
     write_json(folder.record, _record(study, cells, folder, table, where, seconds))
-    study_words(table, frontier, lines, study.kind).write(folder.tables / "verdict.json")
-    return StudyResult(folder.path, table, frontier, lines, write_study_page(folder.path))
+    study_words(table, frontier, lines, contrasts, study.kind).write(folder.tables / "verdict.json")
+    return StudyResult(folder.path, table, frontier, lines, contrasts, write_study_page(folder.path))
 
 
 def _record(

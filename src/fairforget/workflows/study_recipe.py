@@ -52,6 +52,8 @@ class StudyRecipe(Settings):
     """`search` finds the strength under the budget; numbers are taken as they are, from one and the same edit."""
     exclude: tuple[dict[str, Any], ...] = ()
     """Cells that are not run: values of axes (one or a list each), and the `reason`, which stands in the table."""
+    against: dict[str, str] = Field(default_factory=dict)
+    """Variant by axis that the others of that axis are compared with, item by item, all else alike: what does a term add to its method?"""
     keep_models: bool = False
     """Save the edited model of each cell; each takes the room of a whole model."""
     keep_edits: bool = True
@@ -84,6 +86,12 @@ class StudyRecipe(Settings):
                 raise ValueError(f"the axis '{axis}' has no variants")
             if len(set(names)) < len(names):
                 raise ValueError(f"two variants of the axis '{axis}' have the same name")
+        for axis, variant in self.against.items():
+            if axis not in self.axes:
+                raise ValueError(f"`against` names the axis '{axis}'; {nearest_names(axis, self.axes)}")
+            names = [one.name for one in self.axes[axis]]
+            if variant not in names:
+                raise ValueError(f"`against` names '{variant}' on the axis '{axis}'; {nearest_names(variant, names)}")
         if self.seeds is not None and SEED in self.base:
             raise ValueError("give the seed in `base` or in `seeds`, not in both")
         for label, values in (("seeds", self.seeds), ("strengths", self.strengths)):

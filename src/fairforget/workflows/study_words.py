@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from fairforget.benchmarks._metrics import PERPLEXITY
 from fairforget.report import number_words
 from fairforget.workflows.scaling import BIAS
 from fairforget.workflows.study_table import DONE, FAILED, NOT_RUN
@@ -24,13 +25,14 @@ LIMITS = (
 )
 
 
-def study_words(cells: pl.DataFrame, frontier: pl.DataFrame, lines: pl.DataFrame, kind: str) -> Verdict:
+def study_words(cells: pl.DataFrame, frontier: pl.DataFrame, lines: pl.DataFrame, contrasts: pl.DataFrame, kind: str) -> Verdict:
     """The words of a study.
 
     Args:
         cells: a row per cell.
         frontier: seeds pooled.
         lines: fits over model size.
+        contrasts: variants against the one that the study names.
         kind: ``frontier`` or ``scaling``.
     """
     done, failed, waiting = (cells.filter(pl.col("status") == status).height for status in (DONE, FAILED, NOT_RUN))
@@ -54,6 +56,7 @@ def study_words(cells: pl.DataFrame, frontier: pl.DataFrame, lines: pl.DataFrame
         )
     for (model, target), group in frontier.group_by(["model", "target"], maintain_order=True):
         sentences.append(f"{model}, {target}: {_panel_words(group)}")
+    sentences += _contrast_words(contrasts)
     if kind == "scaling" or lines.height:
         sentences += _scaling_words(lines)
     return Verdict(f"{headline}.", "measured", tuple(sentences), (*LIMITS, *GENERAL_LIMITS))
@@ -82,6 +85,24 @@ def _panel_words(group: pl.DataFrame) -> str:
         words += f"; the intervals of {shown} overlap its own"
     others = [name for name in edge["configuration"] if name != best["configuration"]]
     return words + (f". On the frontier too: {', '.join(others)}." if others else ". It is the whole frontier.")
+
+
+def _contrast_words(contrasts: pl.DataFrame) -> list[str]:
+    """A sentence for each configuration: whether it comes nearer to neutral than the one that it is compared with, at what cost."""
+    words: list[str] = []
+    for row in contrasts.filter(pl.col("target")).head(_MOST_LINES).iter_rows(named=True):
+        sure = row["low"] is not None and not row["low"] <= 0 <= row["high"]
+        outcome = ("nearer to neutral than" if row["change"] < 0 else "farther from neutral than") if sure else "not told apart from"
+        of_one = (pl.col("configuration") == row["configuration"]) & (pl.col("against") == row["against"])
+        cost = contrasts.filter(of_one & (pl.col("metric") == PERPLEXITY.ratio_name)).rows(named=True)
+        paid = ""
+        if cost:
+            change, low, high = (None if cost[0][name] is None else 100 * (cost[0][name] - 1) for name in ("change", "low", "high"))
+            interval = number_words.bounds(low, high, "%", signed=True)
+            paid = f", at {number_words.number(change, '%', signed=True)} % {interval} of perplexity".replace("  ", " ")
+        words.append(f"{row['configuration']} is {outcome} {row['against']}, item by item: {_change(row)}{paid}.")
+    left = contrasts.filter(pl.col("target")).height - _MOST_LINES
+    return [*words, *([f"{left} more comparisons stand in the table."] if left > 0 else [])]
 
 
 def _scaling_words(lines: pl.DataFrame) -> list[str]:
