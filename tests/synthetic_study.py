@@ -55,12 +55,12 @@ def synthetic_contrasts() -> pl.DataFrame:
 
 
 def synthetic_collapse(models: int) -> pl.DataFrame:
-    """A base and two cells for each model, two word sets."""
+    """A base and two cells for each model, two word sets, one bias task."""
     rows = [
         {
             "cell": None if way == "base" else f"m{model}-{way}-0", "configuration": way, "model": f"m{model}", "words": words, "seed": 0,
-            "strength": 0.5, "unc3": 0.1 + 0.01 * place, "unc3_low": 0.08, "unc3_high": 0.15, "nc3_mean": 0.3, "target": "starter:margin",
-            "unit": "nats", "distance": 1.0 - 0.2 * place, "change": -0.2 * place, "low": None, "high": None,
+            "strength": 0.5, "unc3": 0.1 + 0.01 * place, "unc3_low": 0.08, "unc3_high": 0.15, "nc3_mean": 0.3, "task": "starter",
+            "distance": 1.0 - 0.2 * place, "distance_low": 0.5, "distance_high": 1.5,
         }
         for model in range(models) for words in ("gender", "random") for place, way in enumerate(("base", "pcgu", "cda"))
     ]

@@ -50,7 +50,7 @@ def test_the_page_is_well_formed_and_names_no_outside_resource(page):
 
 def test_every_chart_says_in_words_what_it_shows(page):
     holders = [attributes for attributes in page.all("div") if "data-chart" in attributes]
-    assert len(holders) == 12  # a frontier of each of three models, two figures over size, contrasts, two word sets of each model
+    assert len(holders) == 9  # a frontier and the collapse of each of three models, two figures over size, contrasts
     assert all(len(holder["aria-label"]) > 80 for holder in holders)
     assert "pcgu: −0.190\u00a0nats" in holders[0]["aria-label"]
 

@@ -103,12 +103,16 @@ def test_pairs_are_measured_once_until_a_cell_is_run_again(compared, monkeypatch
 def test_collapse_stands_beside_bias_for_the_base_and_every_cell(compared) -> None:
     found = read_table(compared.folder / "tables" / "collapse.parquet")
     assert found["configuration"].to_list() == ["base", "low", "low", "high", "high"]
-    cells = compared.result.cells.filter(pl.col("status") == "done")
-    assert found["distance"][1:].to_list() == cells["target_after"].to_list()
-    assert found["distance"][0] == cells["target_before"][0]
-    metrics = read_table(compared.folder / "runs" / "high-seed1" / "tables" / "metrics.parquet")
-    edited = metrics.filter((pl.col("state") == "edited") & (pl.col("metric") == "unc3") & (pl.col("task") == "geometry-gender"))
-    assert found["unc3"][4] == edited["value"][0]
+    assert found["task"].unique().to_list() == ["starter"]
+    metrics = read_table(compared.folder / "runs" / "high-seed1" / "tables" / "metrics.parquet").filter(pl.col("group") == "all")
+
+    def figure(state, metric, task):
+        return metrics.filter((pl.col("state") == state) & (pl.col("metric") == metric) & (pl.col("task") == task))["value"][0]
+
+    assert found["unc3"][4] == figure("edited", "unc3", "geometry-gender")
+    assert found["nc3_mean"][4] == figure("edited", "nc3_mean", "geometry-gender")
+    assert found["distance"][4] == figure("edited", "margin_rms", "starter")
+    assert (found["unc3"][0], found["distance"][0]) == (figure("base", "unc3", "geometry-gender"), figure("base", "margin_rms", "starter"))
     assert found["unc3"].n_unique() > 2
 
 

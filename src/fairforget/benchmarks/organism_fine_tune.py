@@ -76,6 +76,7 @@ class OrganismFineTune(StateBenchmark):
                 raise UsageError(f"organism-fine-tune: `{name}` names one or more, each once.")
         self._organism = Organism(OrganismSettings(folder=chosen.folder))
         self._rows: pl.DataFrame | None = None
+        self._drawn: dict[tuple[str, str], list[Example]] = {}
 
     def check(self, model: Model) -> None:
         """Find the organism where no folder was given.
@@ -168,7 +169,12 @@ class OrganismFineTune(StateBenchmark):
         return found
 
     def _trained_on(self, task: str, family: str) -> list[Example]:
-        """At most so many rows, in their order; a smaller draw is a part of a larger one."""
+        """At most so many rows, in their order; a smaller draw is a part of a larger one. Kept, since every item's protocol counts them."""
+        if (task, family) not in self._drawn:
+            self._drawn[task, family] = self._draw(task, family)
+        return self._drawn[task, family]
+
+    def _draw(self, task: str, family: str) -> list[Example]:
         rows = self._examples(task, family, "select")
         limit: int | None = self.settings.facts_rows if task == "facts" else self.settings.grammar_rows
         if limit is None or limit >= len(rows):

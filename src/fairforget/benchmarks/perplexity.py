@@ -87,6 +87,8 @@ class Perplexity(Benchmark):
         source = self.settings.source
         self.datasets = ("wikitext2",) if source == "wikitext2" else ()
         self.task = f"perplexity-{source}" if source in self.presets else f"perplexity-{Path(source).stem}"
+        self._tokenizer: Any = None
+        self._ids: dict[str, list[tuple[int, ...]]] = {}
 
     def items(self, family: str, part: str) -> list[Item]:
         """Articles of one part; windows are cut when the tokenizer is known."""
@@ -174,9 +176,14 @@ class Perplexity(Benchmark):
                 begin += len(tokens)
 
     def _pieces(self, item: Item, model: Model) -> list[tuple[int, ...]]:
-        """Ids of the texts that windows stay inside: the article, or its lines."""
-        texts = [line for line in item.texts[0].splitlines() if line.strip()] if self.settings.lines else [item.texts[0]]
-        return [tuple(model.token_ids(text)) for text in texts]
+        """Ids of the texts that windows stay inside: the article, or its lines. Kept: each state that is measured asks for them twice."""
+        if self._tokenizer is not model.tokenizer:
+            self._tokenizer, self._ids = model.tokenizer, {}
+        (text,) = item.texts
+        if text not in self._ids:
+            texts = [line for line in text.splitlines() if line.strip()] if self.settings.lines else [text]
+            self._ids[text] = [tuple(model.token_ids(one)) for one in texts]
+        return self._ids[text]
 
     def _masked_places(self, items: Sequence[Item], pieces: Sequence[Sequence[tuple[int, ...]]], model: Model) -> Iterator[_Window]:
         start, end = model.enclosing_ids()

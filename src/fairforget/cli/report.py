@@ -8,12 +8,19 @@ from typing import Annotated
 import typer
 
 from fairforget.cli.terminal import print_paths
+from fairforget.report.figure_files import FigureFormat
 
 NAME = "report"
 
 
-def command(run: Annotated[Path, typer.Argument(help="Folder that debias, audit, compare, study or chain wrote.")]) -> None:
+def command(
+    run: Annotated[Path, typer.Argument(help="Folder that debias, audit, compare, study or chain wrote.")],
+    figures: Annotated[Path | None, typer.Option(help="Folder for every chart of the page as a file of its own.")] = None,
+    figure_format: Annotated[FigureFormat, typer.Option(help="Of these files.")] = "svg",
+) -> None:
     """Make the page of a run again from its tables, without any model; nothing else in the folder changes."""
     from fairforget.report import write_report
+    from fairforget.report.figure_files import write_figures
 
-    print_paths([("page", write_report(run))])
+    page = write_report(run)
+    print_paths([("page", page), *(("figure", path) for path in (write_figures(page, figures, figure_format) if figures else ()))])

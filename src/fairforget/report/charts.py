@@ -64,7 +64,9 @@ def theme() -> dict[str, Any]:
             "labelLimit": 220,
             "titlePadding": 8,
         },
-        "legend": {"labelColor": ink, "titleColor": muted, "labelFontSize": 12, "orient": "top", "symbolSize": 90, "labelLimit": 260},
+        "legend": {
+            "labelColor": ink, "titleColor": muted, "labelFontSize": 12, "orient": "top", "symbolSize": 90, "labelLimit": 260, "columns": 5,
+        },
     }
 
 

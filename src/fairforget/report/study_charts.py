@@ -104,12 +104,12 @@ def scaling_chart(points: Sequence[dict[str, Any]], lines: Sequence[dict[str, An
 
 
 @unvalidated
-def collapse_chart(rows: Sequence[dict[str, Any]], unit: str) -> dict[str, Any] | None:
-    """(U)NC3 of a word set (left is more collapsed) against the distance of the target from neutral (down is less bias), a dot a cell.
+def collapse_chart(rows: Sequence[dict[str, Any]], title: str) -> dict[str, Any] | None:
+    """(U)NC3 of a word set (left is more collapsed) against the distance of a task from neutral (down is less bias), a dot a cell.
 
     Args:
-        rows: of ``collapse.parquet``, of one model, target and word set; the base has the configuration "base".
-        unit: of the target.
+        rows: of ``collapse.parquet``, of one model, task and word set; the base has the configuration "base".
+        title: of the axis of bias, with unit.
     """
     import altair as alt
 
@@ -121,17 +121,17 @@ def collapse_chart(rows: Sequence[dict[str, Any]], unit: str) -> dict[str, Any] 
     scheme = "tableau10" if len(configurations) <= 10 else "tableau20"
     colour = alt.Color("configuration:N", scale=alt.Scale(domain=configurations, scheme=scheme), legend=alt.Legend(title=None, columns=3))
     shape = alt.Shape("configuration:N", scale=alt.Scale(domain=configurations), legend=alt.Legend(title=None, columns=3))
-    title = "(U)NC3: spread over words of their cosines"
+    words = "(U)NC3: spread over words of their cosines"
     scale = alt.Scale(zero=False, nice=True, padding=12)
-    x = alt.X("unc3:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
-    y = alt.Y("distance:Q", title=f"distance from neutral ({unit})", scale=scale, axis=alt.Axis(tickCount=6))
+    x = alt.X("unc3:Q", title=words, scale=scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("distance:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6))
     figures = {"unc3": "(U)NC3", "nc3_mean": "NC3", "distance": "distance from neutral", "strength": "strength"}
     tooltip = [alt.Tooltip("configuration:N"), alt.Tooltip("seed:N"), *(
         alt.Tooltip(f"{field}:Q", title=name, format=".3f") for field, name in figures.items()
     )]
     chart = alt.Chart(alt.InlineData(values=values)).encode(y=y, tooltip=tooltip)
     marks: list[Any] = [
-        chart.mark_rule(strokeWidth=1.5, strokeOpacity=0.35).encode(x=alt.X("unc3_low:Q", title=title), x2="unc3_high:Q", color=colour),
+        chart.mark_rule(strokeWidth=1.5, strokeOpacity=0.35).encode(x=alt.X("unc3_low:Q", title=words), x2="unc3_high:Q", color=colour),
         chart.mark_point(filled=True, size=80, opacity=0.9).encode(x=x, color=colour, shape=shape),
     ]
     return specification(alt.layer(*marks), 340)

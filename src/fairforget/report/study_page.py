@@ -225,26 +225,29 @@ def _change_words(row: dict[str, Any]) -> str:
 
 
 def _collapse(tables: Path, figures: Figures) -> dict[str, Any] | None:
-    """(U)NC3 against bias, a chart for each model, target and word set."""
+    """(U)NC3 of the first word set against bias, a chart for each model and task; every word set as a table."""
     path = tables / "collapse.parquet"
     found = read_table(path, ("configuration", "unc3")) if path.is_file() else pl.DataFrame()
     if found.is_empty():
         return None
+    words = found["words"][0]
     panels: list[dict[str, Any]] = []
-    for (model, target, words), group in found.group_by(["model", "target", "words"], maintain_order=True):
-        rows = group.to_dicts()
-        chart = figures.add(
-            collapse_chart(rows, rows[0]["unit"]),
-            f"Chart of (U)NC3 of the words {words} against the distance of {target} from neutral, {model}: {len(rows)} points, "
-            "one for each cell and the base. The table holds every figure.",
-        )
-        panels.append({"model": model, "target": target, "words": words, "figures": [chart] if chart else [], "rows": [
+    for (model,), group in found.group_by(["model"], maintain_order=True):
+        drawn: list[dict[str, str]] = []
+        for (task,), own in group.filter(pl.col("words") == words).group_by(["task"], maintain_order=True):
+            chart = figures.add(
+                collapse_chart(own.to_dicts(), f"{task}: distance from neutral (nats)"),
+                f"Chart of (U)NC3 of the words {words} against the distance of {task} from neutral, {model}: {own.height} points, "
+                "one for each cell and the base. The table holds every figure.",
+            )
+            drawn += [chart] if chart else []
+        sets = group.unique(["configuration", "seed", "strength", "words"], maintain_order=True)
+        panels.append({"model": model, "words": words, "figures": drawn, "rows": [
             {
-                "name": row["cell"] or row["configuration"], "unc3": number_words.number(row["unc3"]),
+                "name": row["cell"] or row["configuration"], "words": row["words"], "unc3": number_words.number(row["unc3"]),
                 "interval": number_words.bounds(row["unc3_low"], row["unc3_high"]), "nc3": number_words.number(row["nc3_mean"]),
-                "distance": number_words.quantity(row["distance"], row["unit"]),
             }
-            for row in rows
+            for row in sets.iter_rows(named=True)
         ]})
     return {"panels": panels}
 

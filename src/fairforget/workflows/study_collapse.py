@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
+from fairforget.benchmarks._evaluate import ALL, MARGIN_RMS
 from fairforget.tables import read_table
 from fairforget.workflows.run_folder import RunFolder
 from fairforget.workflows.study_jobs import StudyFolder
@@ -14,33 +15,30 @@ from fairforget.workflows.study_recipe import Cell
 from fairforget.workflows.study_table import DONE
 
 BENCHMARK = "geometry"
-FIGURES = ("unc3", "nc3_mean")
 
 COLLAPSE_SCHEMA: dict[str, pl.DataType] = {
     "cell": pl.String(),  # null for a base
-    "configuration": pl.String(),
+    "configuration": pl.String(),  # "base" for a base
     "model": pl.String(),
-    "words": pl.String(),  # name of the word set
-    "seed": pl.Int64(),
+    "seed": pl.Int64(),  # null for a base
     "strength": pl.Float64(),
+    "words": pl.String(),  # name of the word set
     "unc3": pl.Float64(),
     "unc3_low": pl.Float64(),
     "unc3_high": pl.Float64(),
     "nc3_mean": pl.Float64(),
-    "target": pl.String(),
-    "unit": pl.String(),
-    "distance": pl.Float64(),  # of the target from neutral
-    "change": pl.Float64(),  # of that distance against the base, paired; 0 for the base
-    "low": pl.Float64(),
-    "high": pl.Float64(),
+    "task": pl.String(),  # of a bias benchmark with margins
+    "distance": pl.Float64(),  # of its margins from neutral, root mean square over domains, nats
+    "distance_low": pl.Float64(),
+    "distance_high": pl.Float64(),
 }
-"""Columns of ``collapse.parquet``: a row per finished cell and word set, and one per base and word set."""
+"""Columns of ``collapse.parquet``: a row per finished cell (and base), word set and bias task."""
 
-BASE = "base"
+BASE, EDITED = "base", "edited"
 
 
 def collapse_table(cells: Sequence[Cell], table: pl.DataFrame, folder: StudyFolder) -> pl.DataFrame:
-    """(U)NC3, NC3 and the distance of the target from neutral, of every finished cell that measured `geometry`, and of the bases.
+    """(U)NC3 and NC3 beside the distance from neutral of every task with margins, of finished cells that measured `geometry` and of bases.
 
     Args:
         cells: of the study.
@@ -51,39 +49,33 @@ def collapse_table(cells: Sequence[Cell], table: pl.DataFrame, folder: StudyFold
         Rows of ``COLLAPSE_SCHEMA``, each base's before those of its cells; none where no cell measured `geometry`.
     """
     rows: list[dict[str, Any]] = []
-    bases: set[tuple[str, str]] = set()
+    bases: set[str] = set()
     for cell, row in zip(cells, table.iter_rows(named=True), strict=True):
         if row["status"] != DONE:
             continue
-        found = _figures(RunFolder(folder.run(cell.name)))
-        facts = {name: row[name] for name in ("model", "target", "unit", "seed")}
-        for (state, words), figures in found.items():
-            key = (row["model"], words)
-            if state == BASE and key not in bases:
-                bases.add(key)
-                rows.append(facts | figures | {
-                    "configuration": BASE, "words": words, "seed": None, "strength": 0.0, "distance": row["target_before"], "change": 0.0,
-                })
-        for words in dict.fromkeys(words for _, words in found):
-            figures = found.get(("edited", words)) or found[BASE, words]  # an edit of strength 0 leaves the base
-            rows.append(facts | figures | {
-                "cell": row["cell"], "configuration": row["configuration"], "words": words, "strength": row["strength"],
-                "distance": row["target_after"], "change": row["target_change"], "low": row["target_low"], "high": row["target_high"],
-            })
-    table = pl.DataFrame([{name: row.get(name) for name in COLLAPSE_SCHEMA} for row in rows], schema=COLLAPSE_SCHEMA)
-    return table.with_columns(pl.col(pl.Float64).fill_nan(None))
+        metrics = read_table(RunFolder(folder.run(cell.name)).tables / "metrics.parquet").filter(
+            (pl.col("part") == "test") & (pl.col("group") == ALL)
+        )
+        if row["model"] not in bases and (found := list(_beside(metrics.filter(pl.col("state") == BASE)))):
+            bases.add(row["model"])
+            rows += [{"configuration": BASE, "model": row["model"], "strength": 0.0} | figures for figures in found]
+        edited = metrics.filter(pl.col("state") == EDITED)
+        # an edit of strength 0 leaves the base
+        own = _beside(edited if edited.height else metrics.filter(pl.col("state") == BASE))
+        facts = {name: row[name] for name in ("cell", "configuration", "model", "seed", "strength")}
+        rows += [facts | figures for figures in own]
+    found = pl.DataFrame([{name: row.get(name) for name in COLLAPSE_SCHEMA} for row in rows], schema=COLLAPSE_SCHEMA)
+    return found.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _figures(run: RunFolder) -> dict[tuple[str, str], dict[str, float | None]]:
-    """By state and word set, in the order of the sets."""
-    metrics = read_table(run.tables / "metrics.parquet").filter(
-        (pl.col("benchmark") == BENCHMARK) & (pl.col("part") == "test") & (pl.col("group") == "all") & pl.col("metric").is_in(FIGURES)
-        & (pl.col("state") != "difference")
-    )
-    found: dict[tuple[str, str], dict[str, float | None]] = {}
-    for row in metrics.iter_rows(named=True):
-        own = found.setdefault((row["state"], row["task"].removeprefix(f"{BENCHMARK}-")), {})
-        own[row["metric"]] = row["value"]
-        if row["metric"] == FIGURES[0]:
-            own |= {"unc3_low": row["low"], "unc3_high": row["high"]}
-    return {key: figures for key, figures in found.items() if FIGURES[0] in figures}
+def _beside(metrics: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Figures of one state: each word set beside each bias task."""
+    geometry = metrics.filter(pl.col("benchmark") == BENCHMARK)
+    means = dict(geometry.filter(pl.col("metric") == "nc3_mean").select("task", "value").iter_rows())
+    for words in geometry.filter(pl.col("metric") == "unc3").iter_rows(named=True):
+        for bias in metrics.filter(pl.col("metric") == MARGIN_RMS).iter_rows(named=True):
+            yield {
+                "words": words["task"].removeprefix(f"{BENCHMARK}-"), "nc3_mean": means.get(words["task"]), "task": bias["task"],
+                **{f"unc3{end}": words[name] for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))},
+                **{f"distance{end}": bias[name] for end, name in (("", "value"), ("_low", "low"), ("_high", "high"))},
+            }
