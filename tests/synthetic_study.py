@@ -10,6 +10,7 @@ import polars as pl
 from fairforget.files import write_json
 from fairforget.tables import write_table
 from fairforget.workflows.scaling import scaling_points, scaling_table
+from fairforget.workflows.study_benchmarks import BENCHMARK_SCHEMA
 from fairforget.workflows.study_collapse import COLLAPSE_SCHEMA
 from fairforget.workflows.study_contrasts import CONTRAST_SCHEMA
 from fairforget.workflows.study_jobs import StudyFolder
@@ -54,6 +55,14 @@ def synthetic_contrasts() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=CONTRAST_SCHEMA)
 
 
+def synthetic_benchmarks(frontier: pl.DataFrame) -> pl.DataFrame:
+    """CrowS-Pairs falls by five points in every configuration."""
+    shared = ("model", "configuration", "method", "seeds", "planned", "cost", "cost_low", "cost_high", "budget_percent")
+    figures = {"task": "crows-pairs", "metric": "pct_stereotype", "unit": "%", "neutral": 50.0, "before": 60.0, "change": -5.0, "low": -7.0}
+    rows = [figures | {"high": -3.0, "seed_spread": None, **{name: row[name] for name in shared}} for row in frontier.to_dicts()]
+    return pl.DataFrame(rows, schema=BENCHMARK_SCHEMA)
+
+
 def synthetic_collapse(models: int) -> pl.DataFrame:
     """A base and two cells for each model, two word sets, one bias task."""
     rows = [
@@ -93,6 +102,7 @@ def write_synthetic_study(folder: Path, sizes: int = 3) -> Path:
     write_table(frontier, place.tables / "frontier.parquet")
     write_table(lines, place.tables / "scaling.parquet")
     write_table(scaling_points(frontier, cells), place.tables / "scaling-points.parquet")
+    write_table(synthetic_benchmarks(frontier), place.tables / "benchmarks.parquet")
     write_table(contrasts, place.tables / "contrasts.parquet")
     write_table(synthetic_collapse(sizes), place.tables / "collapse.parquet")
     study_words(cells, frontier, lines, contrasts, "frontier").write(place.tables / "verdict.json")

@@ -20,7 +20,7 @@ def test_every_chart_is_a_file_named_by_its_section(page, tmp_path):
     written = write_figures(page, tmp_path / "new" / "figures")
     assert [path.name for path in written] == [
         "frontier-1.svg", "frontier-2.svg", "frontier-3.svg", "contrasts-1.svg", "collapse-1.svg", "collapse-2.svg", "collapse-3.svg",
-        "scaling-1.svg", "scaling-2.svg",
+        "scaling-1.svg", "scaling-2.svg", "benchmarks-1.svg", "benchmarks-2.svg", "benchmarks-3.svg",
     ]
     for path in written:
         text = path.read_text(encoding="utf-8")

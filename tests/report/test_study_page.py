@@ -50,7 +50,7 @@ def test_the_page_is_well_formed_and_names_no_outside_resource(page):
 
 def test_every_chart_says_in_words_what_it_shows(page):
     holders = [attributes for attributes in page.all("div") if "data-chart" in attributes]
-    assert len(holders) == 9  # a frontier and the collapse of each of three models, two figures over size, contrasts
+    assert len(holders) == 12  # frontier, collapse and CrowS-Pairs of each of three models, two figures over size, contrasts
     assert all(len(holder["aria-label"]) > 80 for holder in holders)
     assert "pcgu: −0.190\u00a0nats" in holders[0]["aria-label"]
 
@@ -75,6 +75,13 @@ def test_what_a_variant_adds_stands_with_its_interval_and_what_has_none_says_so(
     assert "−0.120 nats [−0.200, −0.040]" in page.visible
     assert "×1.000 (no interval)" in page.visible
     assert "1 of 2" in page.visible
+
+
+def test_benchmarks_are_drawn_with_the_level_that_they_start_from(page):
+    assert "m1, before: 60.0 %, neutral: 50.0 %; numbers are those of the frontier" in page.visible
+    texts = [holder["aria-label"] for holder in page.all("div") if "aria-label" in holder]
+    (text,) = [text for text in texts if "crows-pairs pct_stereotype against perplexity cost, m1" in text]
+    assert "1 m1 · ascent: −5.0\u00a0pp [−7.0, −3.0]" in text
 
 
 def test_a_study_of_one_size_has_no_section_on_size(tmp_path):

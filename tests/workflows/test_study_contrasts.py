@@ -116,6 +116,20 @@ def test_collapse_stands_beside_bias_for_the_base_and_every_cell(compared) -> No
     assert found["unc3"].n_unique() > 2
 
 
+def test_every_benchmark_is_pooled_beside_the_cost(compared) -> None:
+    found = read_table(compared.folder / "tables" / "benchmarks.parquet")
+    assert found.select("task", "metric").unique(maintain_order=True).rows() == [
+        ("starter", "pct_stereotype"), ("perplexity-starter", "perplexity"), ("geometry-gender", "unc3"),
+    ]
+    row = found.filter((pl.col("task") == "starter") & (pl.col("configuration") == "high")).row(0, named=True)
+    cells = compared.result.cells.filter(pl.col("axis.rate") == "high")
+    assert row["change"] == pytest.approx(cells["starter.pct_stereotype.difference"].mean())
+    assert row["before"] == cells["starter.pct_stereotype.before"][0]
+    assert (row["seeds"], row["neutral"], row["unit"]) == (2, 50.0, "%")
+    frontier = compared.result.frontier.filter(pl.col("configuration") == "high").row(0, named=True)
+    assert row["cost"] == frontier["cost"]
+
+
 def test_a_study_without_it_compares_nothing(finished_study) -> None:
     assert finished_study.result.contrasts.is_empty()
     assert read_table(finished_study.folder / "tables" / "collapse.parquet").is_empty()

@@ -15,8 +15,10 @@ COST_TITLE = "perplexity cost (%)"
 
 
 @unvalidated
-def frontier_chart(rows: Sequence[dict[str, Any]], unit: str, budget_percent: float | None) -> dict[str, Any] | None:
-    """Change of bias (down is better) against perplexity cost (left is better), numbered, with intervals both ways.
+def frontier_chart(
+    rows: Sequence[dict[str, Any]], unit: str, budget_percent: float | None, figure: str = CHANGE_TITLE
+) -> dict[str, Any] | None:
+    """Change of a figure against perplexity cost (left is better), numbered, with intervals both ways; of bias, down is better.
 
     Configurations on the frontier are filled and joined; the others are hollow. The untouched base stands at zero.
 
@@ -24,13 +26,14 @@ def frontier_chart(rows: Sequence[dict[str, Any]], unit: str, budget_percent: fl
         rows: pooled configurations of one model and target, with ``number`` and ``label``.
         unit: of the target.
         budget_percent: where the budget line stands; None without one.
+        figure: what changes.
     """
     import altair as alt
 
     values = [_point(row, unit) for row in rows if is_number(row["cost"]) and is_number(row["change"])]
     if not values:
         return None
-    title = f"{CHANGE_TITLE} ({unit})"
+    title = f"{figure} ({'points' if unit == '%' else unit})"
     x_scale = alt.Scale(zero=True, nice=True, padding=14)
     largest = max(abs(value["cost"]) for value in values)
     if budget_percent and largest > 15 * budget_percent:

@@ -74,6 +74,8 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
     frontier = read_table(tables / "frontier.parquet", ("configuration", "on_frontier"))
     verdict = tables / "verdict.json"
     recipe = folder / "study.yaml"
+    panels = [_panel(group, figures) for _, group in frontier.group_by(["model", "target"], maintain_order=True)]
+    numbers = {row["configuration"]: row["number"] for panel in panels for row in panel["rows"]}
     return {
         "title": f"Study of {_things(record)}",
         "record": record,
@@ -81,12 +83,12 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         "content_warnings": [dataset.warning for dataset in record.datasets if dataset.warning],
         "cautions": list(dict.fromkeys(benchmark.caution for benchmark in record.benchmarks if benchmark.caution)),
-        "panels": [_panel(group, figures) for _, group in frontier.group_by(["model", "target"], maintain_order=True)],
+        "panels": panels,
         "scaling": _scaling(tables, figures),
         "contrasts": _contrasts(tables, figures),
         "collapse": _collapse(tables, figures),
         "cells": [_cell(row) for row in cells.iter_rows(named=True)],
-        "headlines": _headlines(cells),
+        "headlines": _headlines(cells, tables, numbers, figures),
     }
 
 
@@ -152,8 +154,10 @@ def _cell(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _headlines(cells: pl.DataFrame) -> list[dict[str, Any]]:
-    """The headline figure of each task, cell by cell."""
+def _headlines(cells: pl.DataFrame, folder: Path, numbers: dict[str, int], figures: Figures) -> list[dict[str, Any]]:
+    """The headline figure of each task: its change against the cost, a chart a model, and every cell."""
+    path = folder / "benchmarks.parquet"
+    pooled = read_table(path, ("configuration", "change")) if path.is_file() else pl.DataFrame(schema=["task", "metric", "model"])
     keys = [name.removesuffix(".difference") for name in cells.columns if name.endswith(".difference")]
     tables: list[dict[str, Any]] = []
     for key in keys:
@@ -169,8 +173,28 @@ def _headlines(cells: pl.DataFrame) -> list[dict[str, Any]]:
             if row[f"{key}.before"] is not None
         ]
         task, _, metric = key.rpartition(".")
-        tables.append({"task": task, "metric": metric, "rows": rows})
+        own = pooled.filter((pl.col("task") == task) & (pl.col("metric") == metric))
+        drawn = [_cost_figure(group.to_dicts(), numbers, figures) for _, group in own.group_by(["model"], maintain_order=True)]
+        tables.append({"task": task, "metric": metric, "rows": rows, "figures": [figure for figure in drawn if figure is not None]})
     return tables
+
+
+def _cost_figure(rows: list[dict[str, Any]], numbers: dict[str, int], figures: Figures) -> dict[str, str] | None:
+    """Change of a headline figure against perplexity, numbered as on the frontier of the target."""
+    for row in rows:
+        row |= {"number": numbers[row["configuration"]], "label": row["configuration"], "on_frontier": False}
+    first = rows[0]
+    budgets = {row["budget_percent"] for row in rows}
+    level = f"before: {number_words.quantity(first['before'], first['unit'])}"
+    neutral = "" if first["neutral"] is None else f", neutral: {number_words.quantity(first['neutral'], first['unit'])}"
+    said = "; ".join(
+        f"{row['number']} {row['label']}: {number_words.quantity(row['change'], row['unit'], signed=True)} "
+        f"{number_words.bounds(row['low'], row['high'], row['unit'], signed=True)}" for row in rows[:_SHOWN]
+    )
+    chart = frontier_chart(rows, first["unit"], first["budget_percent"] if len(budgets) == 1 else None, f"change of {first['metric']}")
+    text = f"Chart of the change of {first['task']} {first['metric']} against perplexity cost, {first['model']} ({level}{neutral}). {said}."
+    figure = figures.add(chart, f"{text} The table below holds every cell.")
+    return None if figure is None else {**figure, "caption": f"{first['model']}, {level}{neutral}; numbers are those of the frontier"}
 
 
 def _scaling(tables: Path, figures: Figures) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from fairforget.workflows.base_audit import read_base_audit
 from fairforget.workflows.run_folder import git_state, read_json, versions
 from fairforget.workflows.scaling import scaling_points, scaling_table
 from fairforget.workflows.study_backends import Backend, run_jobs
+from fairforget.workflows.study_benchmarks import benchmark_table
 from fairforget.workflows.study_collapse import collapse_table
 from fairforget.workflows.study_contrasts import contrast_table
 from fairforget.workflows.study_jobs import (
@@ -245,6 +246,7 @@ def _bring_together(study: StudyRecipe, cells: Sequence[Cell], folder: StudyFold
     write_table(frontier, folder.tables / "frontier.parquet")
     write_table(lines, folder.tables / "scaling.parquet")
     write_table(scaling_points(frontier, table), folder.tables / "scaling-points.parquet")
+    write_table(benchmark_table(cells, table, frontier, folder), folder.tables / "benchmarks.parquet")
     write_table(contrasts, folder.tables / "contrasts.parquet")
     write_table(collapse_table(cells, table, folder), folder.tables / "collapse.parquet")
     write_json(folder.record, _record(study, cells, folder, table, where, seconds))
