@@ -1,0 +1,95 @@
+"""One model under each protocol of the same benchmark, a table for docs/protocols.md. Resumable; the score store keeps what presets share.
+
+python recipes/protocols.py run runs/protocols
+python recipes/protocols.py table runs/protocols
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import fairforget as ff
+from fairforget.tables import read_table
+from fairforget.workflows.recipe import BenchmarkChoice
+
+MODELS = ("minilm-mlm", "smollm2-135m")
+BOTH, MASKED, CAUSAL = ("masked", "causal"), ("masked",), ("causal",)
+PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
+    ("crows-pairs", {"share": 0.5}, (
+        ("shared-pll", MASKED), ("nangia", MASKED), ("bias-bench-masked", MASKED),
+        ("sum", CAUSAL), ("lm-eval", CAUSAL), ("mean", CAUSAL), ("bias-bench-causal", CAUSAL),
+    )),
+    ("stereoset", {"share": 0.5}, (("intrasentence", BOTH), ("bias-bench", BOTH))),
+    ("bbq", {"share": 0.03}, (("paper", BOTH), ("lm-eval", BOTH), ("helm", BOTH), ("chat", CAUSAL))),
+    ("winogender", {}, (("coreference", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
+    ("toxigen", {"limit": 20}, (("annotated", BOTH), ("safenlp", BOTH))),
+    ("arc", {"subset": "easy", "limit": 150}, (("", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
+    ("blimp", {"limit": 10}, (("", BOTH), ("lm-eval", BOTH))),
+    ("lambada", {"limit": 300}, (("", CAUSAL), ("lm-eval", CAUSAL))),
+)
+"""Benchmark, the part of it that is measured, presets and the families that each applies to."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    if arguments.what == "run":
+        run(arguments.folder)
+    else:
+        table(arguments.folder)
+
+
+def name_of(benchmark: str, preset: str) -> str:
+    return f"{benchmark}:{preset}" if preset else benchmark
+
+
+def run(folder: Path) -> None:
+    """Audit both models under every preset that is not there yet."""
+    for reference in MODELS:
+        model = ff.load(reference)
+        for benchmark, settings, presets in PRESETS:
+            for preset, families in presets:
+                name = name_of(benchmark, preset)
+                out = folder / reference / name.replace(":", "-")
+                if model.family in families and not (out / "run.json").exists():
+                    ff.audit(model, [BenchmarkChoice(name=name, settings=settings)], out=out)
+                    print(f"{reference}: {name}", flush=True)
+
+
+def table(folder: Path) -> None:
+    """The first figures of each benchmark over all its items; a benchmark of several tasks, its first."""
+    print("| benchmark | preset | figure | " + " | ".join(MODELS) + " |")
+    print("|" + " --- |" * (3 + len(MODELS)))
+    for benchmark, _, presets in PRESETS:
+        for preset, _ in presets:
+            name = name_of(benchmark, preset)
+            found = {reference: figures(folder / reference / name.replace(":", "-")) for reference in MODELS}
+            keys = list(dict.fromkeys(key for one in found.values() for key in one))
+            for key in keys:
+                cells = " | ".join(found[reference].get(key, "–") for reference in MODELS)
+                print(f"| {benchmark} | {preset or '(default)'} | {key} | {cells} |")
+
+
+def figures(run_folder: Path) -> dict[str, str]:
+    path = run_folder / "tables" / "metrics.parquet"
+    if not path.exists():
+        return {}
+    rows = read_table(path, ("task", "metric", "group")).filter(pl.col("group") == "all")
+    first = rows["task"][-1]  # all tasks together come last
+    shown: dict[str, str] = {}
+    for row in rows.filter(pl.col("task") == first).iter_rows(named=True):
+        if len(shown) < 2 and row["metric"] != "margin_rms" and not math.isnan(row["value"]):
+            interval = "" if math.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]"
+            shown[f"{row['metric']}{', ' + row['unit'] if row['unit'] else ''}"] = f"{row['value']:.4g}{interval}"
+    return shown
+
+
+if __name__ == "__main__":
+    main()
