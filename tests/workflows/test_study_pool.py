@@ -132,6 +132,12 @@ def test_the_words_count_what_was_run_and_claim_no_more_than_the_intervals() -> 
     assert nothing.headline == "No cell of this study is finished yet."
 
 
+def test_a_base_that_is_neutral_already_is_said_to_be() -> None:
+    cells = table(cell("a", 0, 0.0, 1.01, target_before=0.0))
+    words = study_words(cells, frontier_table(cells), scaling_table(frontier_table(cells), cells), synthetic_contrasts(), "frontier")
+    assert "so nothing can come nearer" in words.sentences[1]
+
+
 def test_the_words_say_what_a_variant_adds_and_what_cannot_be_told() -> None:
     cells = table(cell("a", 0, -0.2, 1.01))
     words = study_words(cells, frontier_table(cells), scaling_table(frontier_table(cells), cells), synthetic_contrasts(), "frontier")

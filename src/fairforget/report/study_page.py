@@ -231,15 +231,19 @@ def _contrasts(tables: Path, figures: Figures) -> dict[str, Any] | None:
             f"Chart of what each configuration changes further, paired by item, with 95 % intervals. {said}. The tables hold every figure.",
         )
         drawn += [chart] if chart else []
-    shown = [
-        {"task": task, "metric": metric, "rows": [
+    headlines = tables / "benchmarks.parquet"
+    main = set(read_table(headlines, ("task", "metric")).select("task", "metric").iter_rows()) if headlines.is_file() else set()
+    shown: list[dict[str, Any]] = [
+        {"task": task, "metric": metric, "main": (task, metric) in main or bool(group["target"][0]), "rows": [
             {"configuration": row["configuration"], "against": row["against"], "words": _change_words(row), "seeds": row["seeds"],
              "planned": row["planned"], "p": row["p_holm"], "note": row["note"]}
             for row in group.to_dicts()
         ]}
         for (task, metric), group in contrasts.group_by(["task", "metric"], maintain_order=True)
     ]
-    return {"figures": drawn, "tables": shown}
+    return {
+        "figures": drawn, "tables": [table for table in shown if table["main"]], "others": [table for table in shown if not table["main"]],
+    }
 
 
 def _change_words(row: dict[str, Any]) -> str:

@@ -63,6 +63,8 @@ def study_words(cells: pl.DataFrame, frontier: pl.DataFrame, lines: pl.DataFrame
 
 
 def _panel_words(group: pl.DataFrame) -> str:
+    if group["before"].max() == 0:
+        return "the base stands no farther from neutral than noise explains, so nothing can come nearer; read the other benchmarks."
     edge = group.filter(pl.col("on_frontier")).sort("change")
     if edge.is_empty():
         worse = group.filter((pl.col("low") > 0).fill_null(value=False)).height
