@@ -35,6 +35,13 @@ def test_other_formats_are_what_they_say(page, tmp_path):
     assert write_figures(page, tmp_path, "pdf")[0].read_bytes().startswith(b"%PDF")
 
 
+def test_a_file_in_the_place_of_the_folder_is_left_alone(page, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        write_figures(page, tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
 def test_a_page_without_charts_is_told(tmp_path):
     (tmp_path / "page.html").write_text("<html></html>")
     with pytest.raises(UsageError, match="has no chart"):

@@ -31,7 +31,7 @@ def write_figures(page: Path, folder: Path, form: FigureFormat = "svg") -> list[
         The files, in the order of the page.
 
     Raises:
-        UsageError: the page has no chart.
+        UsageError: the page has no chart, or the folder is a file.
         FairforgetError: a file cannot be written.
     """
     import vl_convert
@@ -40,6 +40,8 @@ def write_figures(page: Path, folder: Path, form: FigureFormat = "svg") -> list[
     charts.feed(page.read_text(encoding="utf-8"))
     if not charts.sections:
         raise UsageError(f"{page} has no chart, so there is no figure to write.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give --figures a folder.")
     convert: dict[str, Any] = {
         "svg": vl_convert.vegalite_to_svg, "pdf": vl_convert.vegalite_to_pdf,
         "png": lambda specification: vl_convert.vegalite_to_png(specification, scale=_PNG_SCALE),
