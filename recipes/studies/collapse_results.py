@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 
 from fairforget.tables import read_table
-from fairforget.workflows.study_pool import Pooled, pool
+from fairforget.workflows.study_pool import Pooled, pool, pool_changes
 
 FIGURES = (
     ("crows-pairs", "margin_rms", "CrowS-Pairs, nats from neutral"),
     ("crows-pairs", "pct_stereotype", "CrowS-Pairs, points"),
+    ("stereoset-intrasentence", "margin_rms", "StereoSet, nats from neutral"),
     ("stereoset-intrasentence", "ss", "StereoSet SS, points"),
     ("stereoset-intrasentence", "lms", "StereoSet LMS, points"),
     ("winobias-lm", "gap", "WinoBias-LM gap, points"),
@@ -128,14 +129,10 @@ def changes(folder: Path, cells: Sequence[str], task: str, metric: str) -> Poole
         if not own.height:
             return None
         row = own.row(0, named=True)
-        ratio = metric == PERPLEXITY
-        values.append(math.log(row["value"]) if ratio else row["value"])
-        errors.append(row["standard_error"] / row["value"] if ratio else row["standard_error"])
+        values.append(row["value"])
+        errors.append(row["standard_error"])
         clusters = row["clusters"]
-    found = pool(values, errors, clusters)
-    if metric != PERPLEXITY:
-        return found
-    return Pooled(*(math.exp(end) for end in (found.value, found.low, found.high)), found.error, found.spread, found.p)
+    return pool_changes(values, errors, clusters, ratio=metric == PERPLEXITY)
 
 
 def level(rows: pl.DataFrame, task: str, metric: str, digits: int = 2) -> str:

@@ -13,6 +13,7 @@ from fairforget.errors import UsageError
 from fairforget.methods._retain import collapse_terms
 from fairforget.methods._trained import TrainedSettings
 from fairforget.methods.adept import Adept
+from fairforget.methods.ase import Ase
 from fairforget.methods.bec import Bec
 from fairforget.methods.context_debias import ContextDebias
 from fairforget.objectives import Collapse
@@ -82,3 +83,16 @@ def test_a_head_that_is_not_trained_is_refused(tmp_path: Path) -> None:
     assert edit.record.provenance["unc3"]["stream"] == "forget"
     with pytest.raises(UsageError, match="longer text"):
         Bec(**SETTINGS, unc3=1.0, unc3_words="random:gender").fit(tiny_model("llama"), ROWS[-2:], folder=tmp_path / "c")  # type: ignore[arg-type]
+
+
+def test_words_that_nothing_calls_for_are_told(tmp_path: Path) -> None:
+    """Of ASE only pronouns are masked, so a control of other words is never called for: it ran as the method alone, in silence."""
+    model = tiny_model("bert")
+    settings = {**SETTINGS, "flip": False, "tuning": "full", "masking_rate": 0.6, "unc3": 7.0}
+    own = Bec(**settings).fit(model, ROWS, seed=0, folder=tmp_path / "own").record.provenance  # type: ignore[arg-type]
+    assert own["unc3"]["seen"] >= 2  # type: ignore[index, call-overload, operator]
+    assert "warnings" not in own
+    ase = Ase(steps=3, batch_size=8, learning_rate=1e-2, tuning="full", unc3=7.0, unc3_words="random:gender")
+    told = ase.fit(model, ROWS, seed=0, folder=tmp_path / "ase").record.provenance
+    assert told["unc3"]["seen"] == 0  # type: ignore[index, call-overload]
+    assert "unc3 added nothing: 0 of the 6 words of unc3_words=random:gender" in told["warnings"][0]  # type: ignore[index, operator]

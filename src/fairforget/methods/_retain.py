@@ -191,6 +191,20 @@ def collapse_terms(
     return [term], {"unc3": {"words": settings.unc3_words, "classes": len(words), "dropped": dict(words.dropped), "stream": stream}}
 
 
+def collapse_facts(settings: CollapseSettings, terms: Sequence[Objective], facts: dict[str, Any]) -> dict[str, Any]:
+    """What the record of the edit says of (U)NC3 after a training: how many words were seen, and a warning where it was 0 all along."""
+    found: dict[str, Any] = {}
+    for term in terms:
+        if isinstance(term, Collapse):
+            found["unc3"] = {**facts["unc3"], "seen": term.seen}
+            if term.seen < 2:
+                found["warnings"] = [
+                    f"unc3 added nothing: {term.seen} of the {len(term.words)} words of unc3_words={settings.unc3_words} stood at a place "
+                    "that this method learns to predict. Choose words that its targets hold, or another method."
+                ]
+    return found
+
+
 def retain_texts(source: str, seed: int) -> list[str]:
     """Neutral text by name: ``starter``, ``lm-corpus-small`` (an even draw of paragraphs and dialogue turns), or a file.
 

@@ -17,7 +17,7 @@ from fairforget.data.training import TrainingSource, TrainingText
 from fairforget.edits import Edit, EditRecord
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
-from fairforget.methods._retain import collapse_terms, retain_stream, retain_terms
+from fairforget.methods._retain import collapse_facts, collapse_terms, retain_stream, retain_terms
 from fairforget.methods._tuning import tune_lora, tune_weights
 from fairforget.models.model import Model
 from fairforget.objectives.drift import Reference
@@ -236,6 +236,7 @@ class TrainedMethod(Method):
                 selection = find_selection(model, settings.tuning, pairs_of(job.data), share=settings.selected_share, seed=seed)
                 job.notes["selection"] = selection.describe()
                 edit = tune_weights(model, record, run, selected=selection.applied(model.hf))
+        job.notes |= collapse_facts(settings, collapse, facts)
         return edit.with_provenance({"training_data": provenance_of(job.data), **job.notes})
 
     def text_stream(self, job: Job, texts: Sequence[str]) -> TextStream:

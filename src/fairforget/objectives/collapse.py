@@ -73,8 +73,13 @@ class Collapse(Objective):
         self.gradient: Receiver = gradient
         self.reset, self.pairing = reset, pairing
         self.site: Site = site
-        self.class_of = self.counts = self.means = torch.empty(0)
+        self.class_of = self.counts = self.means = self.ever = torch.empty(0)
         self._shared: list[tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def seen(self) -> int:
+        """Words that a state of the training called for at least once; with fewer than two the term was 0 all along."""
+        return int(self.ever.sum())
 
     def prepare(self, model: Model) -> None:
         """Make room for the means."""
@@ -83,6 +88,7 @@ class Collapse(Objective):
         self.words = self.words.to(matrix.device)
         self.class_of = torch.full((matrix.shape[0],), -1, device=matrix.device)
         self.class_of[self.words] = torch.arange(len(self.words), device=matrix.device)
+        self.ever = torch.zeros(len(self.words), dtype=torch.bool, device=matrix.device)
         self._clear(matrix)
 
     def begin_pass(self, model: Model, number: int) -> None:
@@ -107,13 +113,13 @@ class Collapse(Objective):
             self._shared = None
 
     def state(self) -> Mapping[str, Tensor]:
-        """Counts and means."""
-        return {"counts": self.counts, "means": self.means}
+        """Counts, means and which words were ever seen."""
+        return {"counts": self.counts, "means": self.means, "ever": self.ever}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take counts and means back."""
         if state:
-            self.counts, self.means = (state[name].to(self.words.device) for name in ("counts", "means"))
+            self.counts, self.means, self.ever = (state[name].to(self.words.device) for name in ("counts", "means", "ever"))
 
     def count(self, batch: Batch) -> int:
         """One: the batch is the unit."""
@@ -132,6 +138,7 @@ class Collapse(Objective):
             total = self.counts + counts
             if self._shared is not None:
                 self.counts, self.means = total, means.detach()
+                self.ever |= total > 0
             seen = total > 0
             rows = matrix[self.words[seen]].to(means.dtype)
             if self.gradient == "features":

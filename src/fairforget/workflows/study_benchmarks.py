@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from fairforget.tables import read_table
 from fairforget.workflows.plan import prepare
 from fairforget.workflows.run_folder import RunFolder
 from fairforget.workflows.study_jobs import StudyFolder
-from fairforget.workflows.study_pool import pool
+from fairforget.workflows.study_pool import pool_changes
 from fairforget.workflows.study_recipe import Cell
 from fairforget.workflows.study_table import DONE, headline
 
@@ -60,8 +61,8 @@ def benchmark_table(cells: Sequence[Cell], table: pl.DataFrame, frontier: pl.Dat
                 measured.setdefault(key, []).append(figure)
     rows: list[dict[str, Any]] = []
     for (model, task, metric, configuration), found in measured.items():
-        pooled = pool([one["value"] for one in found], [one["error"] for one in found], max(int(one["clusters"]) for one in found))
-        alone = found[0] if len(found) == 1 else None  # one seed keeps its own interval
+        pooled = pool_changes([one["value"] for one in found], [one["error"] for one in found], int(found[0]["clusters"]))
+        alone = found[0] if len(found) == 1 and math.isfinite(found[0]["error"]) else None  # one seed keeps its own interval
         own = costs[configuration]
         rows.append({
             "model": model, "task": task, "metric": metric, "configuration": configuration, "before": found[0]["before"],

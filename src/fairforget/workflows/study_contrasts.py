@@ -17,7 +17,7 @@ from fairforget.workflows.plan import prepare
 from fairforget.workflows.recipe import Recipe
 from fairforget.workflows.run_folder import RunFolder
 from fairforget.workflows.study_jobs import StudyFolder, finished
-from fairforget.workflows.study_pool import pool
+from fairforget.workflows.study_pool import pool_changes
 from fairforget.workflows.study_recipe import Cell
 
 CONTRAST_SCHEMA: dict[str, pl.DataType] = {
@@ -129,18 +129,10 @@ def _measured(recipe: Recipe, states: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 def _pooled(group: pl.DataFrame) -> dict[str, Any]:
     first = group.row(0, named=True)
-    logarithmic = first["unit"] == RATIO
-    values = [math.log(value) if logarithmic and value > 0 else value for value in group["value"]]
-    # a standard error of a ratio is that of its logarithm times the ratio
-    errors = [error / value if logarithmic else error for error, value in zip(group["standard_error"], group["value"], strict=True)]
-    unchanged = [value == 0 and math.isnan(error) for value, error in zip(values, errors, strict=True)]
-    errors = [0.0 if same else error for same, error in zip(unchanged, errors, strict=True)]
-    found = pool(values, errors, int(first["clusters"]))
-    ends = (found.value, found.low, found.high)
-    if group.height == 1 and not unchanged[0]:
-        change, low, high = first["value"], first["low"], first["high"]
-    else:
-        change, low, high = (math.exp(end) for end in ends) if logarithmic else ends
+    found = pool_changes(group["value"].to_list(), group["standard_error"].to_list(), int(first["clusters"]), ratio=first["unit"] == RATIO)
+    change, low, high = found.value, found.low, found.high
+    if group.height == 1 and math.isfinite(first["standard_error"]):
+        low, high = first["low"], first["high"]  # one seed keeps its own interval
     return {
         "unit": first["unit"], "better": first["better"], "target": first["metric"] == DISTANCE, "seeds": group.height,
         "change": change, "low": _finite(low), "high": _finite(high), "seed_spread": found.spread, "p": _finite(found.p),

@@ -107,6 +107,24 @@ def pool(values: Sequence[float], errors: Sequence[float], clusters: int, level:
     return Pooled(mean, mean - half, mean + half, math.sqrt(between + within), spread, _p_value(abs(mean), width))
 
 
+def pool_changes(values: Sequence[float], errors: Sequence[float], clusters: int, *, ratio: bool = False) -> Pooled:
+    """Paired changes of one figure, see :func:`pool`; of a ratio its logarithm is pooled, and a ratio is given back.
+
+    Args:
+        values: one per seed.
+        errors: standard error of each; ``nan`` beside a change of exactly nothing is no error, since no item moved.
+        clusters: of items.
+        ratio: whether values are ratios, after / before.
+    """
+    still = 1.0 if ratio else 0.0
+    known = [0.0 if value == still and math.isnan(error) else error for value, error in zip(values, errors, strict=True)]
+    if not ratio:
+        return pool(values, known, clusters)
+    # a standard error of a ratio is that of its logarithm times the ratio
+    found = pool([math.log(value) for value in values], [error / value for error, value in zip(known, values, strict=True)], clusters)
+    return replace(found, value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
+
+
 def _p_value(distance: float, width: Callable[[float], float]) -> float:
     """1 less the coverage at which an interval of that half-width just reaches as far."""
     if distance == 0:
