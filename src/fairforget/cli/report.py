@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fairforget.cli.terminal import print_paths
-from fairforget.report.figure_files import FigureFormat
 
 NAME = "report"
 
@@ -16,7 +15,7 @@ NAME = "report"
 def command(
     run: Annotated[Path, typer.Argument(help="Folder that debias, audit, compare, study or chain wrote.")],
     figures: Annotated[Path | None, typer.Option(help="Folder for every chart of the page as a file of its own.")] = None,
-    figure_format: Annotated[FigureFormat, typer.Option(help="Of these files.")] = "svg",
+    figure_format: Annotated[Literal["svg", "png", "pdf"], typer.Option(help="Of these files.")] = "svg",
 ) -> None:
     """Make the page of a run again from its tables, without any model; nothing else in the folder changes."""
     from fairforget.report import write_report
