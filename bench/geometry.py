@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -117,11 +118,33 @@ def step(layers: int, width: int, rows: int, length: int, words: int, repeats: i
             if turn:
                 taken[name].append(time.process_time() - start)
     base = statistics.median(taken["without"])
+    receivers = [name for name in ways if name != "without"]
+    alone = {name: median_seconds(term_alone(model, batches["forget"], listed, name), 5 * repeats) for name in receivers}
     print(f"training step, {layers} layers of {width}, {rows} x {length} tokens, {len(listed)} words, processor seconds")
     for name, seconds in taken.items():
         ratios = [own / other - 1 for own, other in zip(seconds, taken["without"], strict=True)]
         print(f"  {name:10} {statistics.median(seconds):8.3f}   {100 * (statistics.median(seconds) / base - 1):+6.2f} %"
               f"   (median of turns {100 * statistics.median(ratios):+.2f} %)")
+    print("the term alone on states that are there, its backward to them and to the rows included")
+    for name, own in alone.items():
+        print(f"  {name:10} {own:8.4f}   {100 * own / base:6.2f} % of a step")
+
+
+def term_alone(model: Any, batch: Any, words: list[int], gradient: Any) -> Callable[[], None]:
+    """What the term takes where the body's states are known, as they are in a step: forward and backward."""
+    from fairforget.objectives import Collapse
+
+    term = Collapse(words, 100.0, gradient=gradient)
+    term.prepare(model)
+    states = model.hidden(batch["ids"], batch["mask"]).detach().requires_grad_()
+
+    def work() -> None:
+        with term.step(model):
+            assert term._shared is not None
+            term._shared.append((batch["ids"], states))
+            term.sum(model, batch).backward()
+
+    return work
 
 
 def main() -> None:
