@@ -87,8 +87,7 @@ def unc3_by_document(folder: Path, cell: str, words: str) -> pl.DataFrame:
     tables = folder / "runs" / cell / "tables"
     states: list[pl.DataFrame] = []
     for state in ("base", "edited"):
-        path = tables / f"items-{state}-test.parquet"
-        items = read_table(path if path.exists() else tables / "items-base-test.parquet", ("task", "cluster", "scores"))
+        items = read_table(tables / f"items-{state}-test.parquet", ("task", "cluster", "scores"))
         own = items.filter((pl.col("task") == f"geometry-{words}") & pl.col("skipped").is_null())
         states.append(own.select("cluster", pl.col("scores").list.first().alias(state)))
     return states[0].join(states[1], on="cluster").select("cluster", (pl.col("edited") - pl.col("base")).alias("change"))

@@ -59,11 +59,8 @@ def collapse_table(cells: Sequence[Cell], table: pl.DataFrame, folder: StudyFold
         if row["model"] not in bases and (found := list(_beside(metrics.filter(pl.col("state") == BASE)))):
             bases.add(row["model"])
             rows += [{"configuration": BASE, "model": row["model"], "strength": 0.0} | figures for figures in found]
-        edited = metrics.filter(pl.col("state") == EDITED)
-        # an edit of strength 0 leaves the base
-        own = _beside(edited if edited.height else metrics.filter(pl.col("state") == BASE))
         facts = {name: row[name] for name in ("cell", "configuration", "model", "seed", "strength")}
-        rows += [facts | figures for figures in own]
+        rows += [facts | figures for figures in _beside(metrics.filter(pl.col("state") == EDITED))]
     found = pl.DataFrame([{name: row.get(name) for name in COLLAPSE_SCHEMA} for row in rows], schema=COLLAPSE_SCHEMA)
     return found.with_columns(pl.col(pl.Float64).fill_nan(None))
 

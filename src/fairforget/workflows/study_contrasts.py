@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -97,15 +96,9 @@ def _changes(folder: StudyFolder, first: Cell, second: Cell) -> pl.DataFrame:
     if kept.exists() and kept.stat().st_mtime_ns > max(run.record.stat().st_mtime_ns for run in runs):
         return read_table(kept, list(METRIC_SCHEMA))
     assert second.recipe is not None
-    changes = _measured(second.recipe, [_items(run.tables) for run in runs])
+    changes = _measured(second.recipe, [run.read_items("edited", "test") for run in runs])
     write_table(changes, kept)
     return changes
-
-
-def _items(tables: Path) -> pl.DataFrame:
-    """Items of the state that counts: an edit of strength 0 leaves those of the base."""
-    edited = tables / "items-edited-test.parquet"
-    return read_table(edited if edited.exists() else tables / "items-base-test.parquet", ("benchmark", "task", "item"))
 
 
 def _measured(recipe: Recipe, states: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -196,13 +196,10 @@ def _cost(done: pl.DataFrame) -> dict[str, Any]:
     if not all(math.isfinite(ratio) and ratio > 0 for ratio in ratios):
         return {**dict.fromkeys(names), "within_budget": ""}
     first = done.row(0, named=True)
-    # a standard error of a ratio is that of its logarithm times the ratio
-    errors = [error / ratio for error, ratio in zip(_numbers(done["perplexity_error"]), ratios, strict=True)]
-    pooled = pool(np.log(ratios).tolist(), errors, int(first["perplexity_clusters"]))
-    low, high = math.exp(pooled.low), math.exp(pooled.high)
+    pooled = pool_changes(ratios, _numbers(done["perplexity_error"]), int(first["perplexity_clusters"]), ratio=True)
+    cost, low, high = pooled.value, pooled.low, pooled.high
     if done.height == 1:
         low, high = _number(first["perplexity_low"]), _number(first["perplexity_high"])
-    cost = math.exp(pooled.value)
     within = ""
     if first["budget_percent"] is not None:
         allowed = 1 + first["budget_percent"] / 100
