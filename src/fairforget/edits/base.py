@@ -54,6 +54,12 @@ class EditRecord(BaseModel):
     provenance: dict[str, JsonValue] = {}
     """Training data, hashes and whatever else a reader needs to make the edit again."""
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the method found worth saying about its own training."""
+        found = self.provenance.get("warnings")
+        return [str(warning) for warning in found] if isinstance(found, list) else []
+
     @classmethod
     def for_model(
         cls,

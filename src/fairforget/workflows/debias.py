@@ -158,8 +158,8 @@ def _run(
     folder.write_items("base", "select", select)
     say("2/6 Fitting the edit.")
     edit = given or _fitted(method, model, data, recipe, folder, _guard(plan, recipe, method, select))
-    for warning in edit.record.provenance.get("warnings") or ():
-        warnings.append(str(warning))
+    for warning in edit.record.warnings:
+        warnings.append(warning)
         say(f"Note: {warning}")
     say("3/6 Searching the strength on the select part, within the budget.")
     found = _search(model, edit, plan, recipe, select)
