@@ -197,7 +197,7 @@ def print_curvature(runs: Path) -> None:
     print("| family | organisms | figure | mean rank correlation within organisms | over all chains |\n| --- | --- | --- | --- | --- |")
     by_family: defaultdict[str, list[pl.DataFrame]] = defaultdict(list)
     for folder in finished(runs):
-        table = pl.read_parquet(folder / "tables" / "curvature.parquet")
+        table = pl.read_parquet(folder / "tables" / "curvature.parquet").filter(pl.col("group") == "all")
         by_family[folder.name.partition("-")[0]].append(table.with_columns(organism=pl.lit(folder.name)))
     for family, tables in by_family.items():
         whole = pl.concat(tables, how="diagonal_relaxed")

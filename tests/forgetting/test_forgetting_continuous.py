@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from ledger_rows import choices, pairs, windows
 
 from fairforget.errors import DataError, UsageError
-from fairforget.forgetting import completion_change, continuous_forgetting, kl_divergence, overall_forgetting, selective_forgetting
+from fairforget.forgetting import (
+    completion_change,
+    continuous_forgetting,
+    kl_divergence,
+    overall_forgetting,
+    selective_forgetting,
+    tokens_per_text,
+)
 
 QUICK = {"resamples": 300}
 
@@ -134,3 +141,11 @@ class TestSelective:
     def test_margin_shift_is_the_fall_of_the_margin(self, values):
         change = completion_change(tuple(values[:2]), tuple(values[2:]))
         assert change.margin_shift == pytest.approx((values[0] - values[1]) - (values[2] - values[3]), abs=1e-9)
+
+
+def test_a_text_is_set_against_as_many_neutral_tokens_as_it_is_scored_by():
+    scores = {"scores_before": [[-4.0, -6.0], [-3.0, -3.0]], "nll_before": [10.0, 6.0], "tokens_before": [8, 4]}
+    sums = pl.DataFrame({**scores, "skipped": [None, None]})
+    means = sums.with_columns(scores_before=pl.Series([[-1.0, -1.5], [-1.5, -1.5]]))
+    assert tokens_per_text(sums) == 3.0
+    assert tokens_per_text(means) == 1.0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from chain_tasks import ENTITIES, GROUPS, group_of, write_task
+from html_page import Page
 from polars.testing import assert_frame_equal
 from tiny import tiny_model
 
-from fairforget.errors import UsageError
+from fairforget.benchmarks import resolve
+from fairforget.errors import FairforgetError, UsageError
+from fairforget.methods.answer_tuning import AnswerTuning
 from fairforget.report import write_report
 from fairforget.workflows import chain as chain_module
 from fairforget.workflows.chain import chain, plan_chain
@@ -67,6 +71,7 @@ def test_forgetting_planted_in_one_group_is_found_there_and_replay_brings_it_bac
     assert max(by_group, key=lambda name: by_group[name]["biased"]) == VICTIM
     for name in set(GROUPS) - {VICTIM}:
         assert abs(by_group[name]["forgetting"]) <= 0.2
+        assert by_group[name]["forgetting_low"] <= 0 <= by_group[name]["forgetting_high"]
     assert by_group[VICTIM]["biased"] >= 0.5
     brought_back = result.tables["recovery"].filter(pl.col("group") == "all")
     assert brought_back["share"].item() > 0
@@ -123,7 +128,12 @@ def test_probes_are_measured_once_and_told(tmp_path: Path):
     )
     result = chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
     curvature = result.tables["curvature"].row(0, named=True)
-    assert curvature["spectral_radius"] > 0
+    assert set(result.tables["curvature"]["group"]) - {"all"} <= set(GROUPS)
+    assert curvature["group"] == "all" and result.tables["curvature"].height > 2
+    assert curvature["spectral_radius"] > 0 and curvature["measured"] <= curvature["bound"]
+    ledger = result.ledger.filter((pl.col("stage") == 2) & (pl.col("task") == "a"))
+    assert curvature["per_item"] == pytest.approx(ledger["nll_change"].mean())
+    assert set(result.tables["coupling"]["outcome"]) == {"measured", "forgetting", "per_item"}
     assert curvature["predicted"] == pytest.approx(curvature["slope"] + curvature["half_curvature"])
     assert (result.tables["completeness"]["error"].drop_nulls() < 0.05).all()
     totals = result.tables["attribution"].group_by("group").agg(pl.col("nats").sum())
@@ -158,6 +168,102 @@ def test_mitigations_are_copies_of_a_path_and_are_compared_along_their_strength(
     assert set(matched["path"]) == {"a > b [l2]", "a > b [half]"} and set(matched["along"]) == {"nats gained of b"}
 
 
+@pytest.fixture(scope="module")
+def debiased(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A chain whose second stage debiases, with benchmarks beside the task; questions hold markup."""
+    folder = tmp_path_factory.mktemp("debiased")
+    cda = {"name": "cda", "steps": 6, "batch_size": 4, "precision": "float32", "tuning": "full"}
+    recipe = small(
+        folder, paths=[["a", {"method": cda}], ["a", "nothing"]], mitigations={"half": {"strength": 0.5}}, strengths=[0.25, 0.75],
+        benchmarks=[
+            {"name": "starter", "settings": {"limit": 24}}, {"name": "perplexity", "settings": {"source": "starter", "positions": 80}},
+        ],
+        drift_positions=20,
+    )
+    path = folder / "a.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("the tree", "the <script>alert(1)</script> tree"), encoding="utf-8")
+    return chain(recipe, folder / "out", model=tiny_model("gpt2"))
+
+
+def test_a_stage_that_debiases_is_accounted_for_beside_the_task(debiased: Any):
+    plain = "a > cda"
+    changes = debiased.tables["changes"]
+    about = changes.filter((pl.col("path") == plain) & (pl.col("stage") == 2) & (pl.col("group") == "all") & pl.col("headline"))
+    assert set(about["benchmark"]) == {"starter", "perplexity"}
+    metrics = debiased.tables["metrics"].filter((pl.col("path") == plain) & (pl.col("stage") == 2) & (pl.col("group") == "all"))
+    bias = about.filter(pl.col("benchmark") == "starter").row(0, named=True)
+    own = metrics.filter((pl.col("metric") == bias["metric"]) & (pl.col("benchmark") == "starter"))
+    levels = dict(own.select("state", "value").iter_rows())
+    assert bias["change"] == pytest.approx(levels["edited"] - levels["base"], abs=1e-9) == pytest.approx(levels["difference"], abs=1e-9)
+    still = changes.filter((pl.col("path") == "a > nothing") & (pl.col("stage") == 2) & (pl.col("unit") != "ratio"))
+    assert still.height and (still["change"].drop_nulls() == 0).all()
+    # nats of running text, drift and what of it is selective follow from the same ledger
+    text = debiased.ledger.filter((pl.col("run") == plain) & (pl.col("stage") == 2) & (pl.col("benchmark") == "perplexity"))
+    measured = text["kl"].drop_nulls()
+    assert 0 < measured.len() < text.height and (measured > 0).all()
+    nothing = debiased.ledger.filter((pl.col("run") == "a > nothing") & (pl.col("stage") == 2))["kl"].drop_nulls()
+    assert nothing.len() and (nothing == 0).all()
+    drift = debiased.tables["likelihood"].filter((pl.col("run") == plain) & (pl.col("stage") == 2) & (pl.col("benchmark") == "perplexity"))
+    assert drift["kl"].item() == pytest.approx(measured.mean())
+    selective = debiased.tables["selective"].filter((pl.col("path") == plain) & (pl.col("stage") == 2) & (pl.col("group") == "all"))
+    assert selective["selective"].item() == pytest.approx(selective["stereotype"].item() - selective["neutral"].item())
+    words = json.loads((debiased.folder / "tables" / "verdict.json").read_text(encoding="utf-8"))["sentences"]
+    assert any("the stage cda" in sentence and "starter" in sentence for sentence in words)
+
+
+def test_ways_of_debiasing_are_compared_where_the_margin_fell_as_much(debiased: Any):
+    strengths = debiased.tables["strengths"]
+    task = strengths.filter(pl.col("reduction").is_not_null())["task"].unique().to_list()
+    assert task == ["starter"]
+    assert strengths.filter(pl.col("task") == "starter")["forgetting"].null_count() == strengths.filter(pl.col("task") == "starter").height
+    matched = debiased.tables["matched"]
+    assert set(matched["along"]) == {"margin reduced of starter"} and set(matched["path"]) == {"a > cda [half]"}
+
+
+def test_the_page_of_a_chain_is_whole_and_escapes_what_it_quotes(debiased: Any):
+    text = debiased.page.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.unbalanced and not page.stack
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert max(Counter(identifiers).values()) == 1
+    assert all(anchor["href"].removeprefix("#") in identifiers for anchor in page.all("a"))
+    assert len(page.all("caption")) == len(page.all("table")) > 8
+    assert "<script>alert(1)" not in text
+    titles = ("Strength of the stage", "Benchmarks beside the tasks", "What became of each answer", "Against the rest", "Bias nearer to 0")
+    for title in titles:
+        assert title in text
+    lost = text[text.index('id="items"'):] if 'id="items"' in text else ""
+    assert "<blockquote>" not in lost or lost.index("<details") < lost.index("<blockquote>")
+
+
+def test_a_stage_that_diverged_ends_the_chain_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = AnswerTuning.fit
+
+    def fallen_back(self: Any, *arguments: Any, **options: Any) -> Any:
+        edit = original(self, *arguments, **options)
+        return edit.with_provenance({"training": {"stopped": "loss nan at step 3; the state of step 2 is kept", "diverged": True}})
+
+    monkeypatch.setattr(AnswerTuning, "fit", fallen_back)
+    with pytest.raises(FairforgetError, match=r"seed 0: the stage 'a' diverged \(loss nan at step 3.*lower its learning_rate"):
+        chain(small(tmp_path), tmp_path / "out", model=tiny_model("gpt2"))
+    assert not list((tmp_path / "out").rglob("edit.json"))
+    monkeypatch.setattr(AnswerTuning, "fit", original)
+    result = chain(small(tmp_path), tmp_path / "out", model=tiny_model("gpt2"))
+    assert result.page.is_file()
+    assert not [path for path in (tmp_path / "out").rglob("work") if path.is_dir()]  # checkpoints of finished stages are gone
+
+
+def test_training_text_of_another_seed_or_a_method_is_looked_at_too(tmp_path: Path):
+    leak = tmp_path / "leak.jsonl"
+    tested = next(iter(resolve("starter").items("causal", "test"))).texts[0]
+    leak.write_text(json.dumps({"text": f"  {tested.upper()}", "counterpart": "another"}) + "\n", encoding="utf-8")
+    columns = {"text": "text", "counterpart": "counterpart"}
+    stage = {"method": {"name": "cda", "steps": 2, "batch_size": 1}, "train": {"source": str(leak), "columns": columns}}
+    recipe = small(tmp_path, paths=[["a", stage]], benchmarks=["starter"])
+    with pytest.raises(UsageError, match="2 texts of the reported part of starter"):
+        chain(recipe, tmp_path / "out", model=tiny_model("gpt2"))
+
+
 def test_training_on_a_reported_question_is_refused(tmp_path: Path):
     recipe = small(tmp_path, paths=[["a"]])
     path = tmp_path / "a.jsonl"
@@ -176,6 +282,11 @@ def test_wrong_chains_are_refused_with_a_sentence_and_a_line(tmp_path: Path):
         f"tasks: {{a: {task}}}\npaths:\n  - [a]\nstrengths: [0.5]\n": "need a path of two or more stages",
         f"tasks: {{a: {task}}}\npaths:\n  - [a, a]\nmitigations: {{odd: {{shares: 2}}}}\n": "mitigation 'odd'",
         f"tasks: {{a: {task}}}\npaths:\n  - [a]\nseeds: [1, 1]\n": "each once",
+        f"tasks: {{a: {task}, b: {task}}}\npaths:\n  - [b, {{replay: a}}]\n": "replays 'a', which none of its earlier stages taught",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a]\nprobe: {{vector: 2}}\n": "`probe`.*vectors",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a]\nprobe: {{scope: edit}}\ncurvature: true\n": "its scope cannot be `edit`",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a]\nprobe: {{vectors: 0}}\ncurvature: true\n": "`vectors` is 0",
+        f"tasks: {{a: {task}}}\npaths:\n  - [a]\nrelearn: {{task: a, steps: [-1]}}\n": "greater than or equal to 1",
     }
     for number, (text, sentence) in enumerate(cases.items()):
         path = tmp_path / f"{number}.yaml"

@@ -24,10 +24,10 @@ from fairforget.models import load
 from fairforget.report import write_report
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest
 from fairforget.tables import read_table
+from fairforget.workflows.drift import Drift
 from fairforget.workflows.study_jobs import StudyFolder
 from fairforget.workflows.tradeoff import TradeoffResult, plan_tradeoff, tradeoff
-from fairforget.workflows.tradeoff_measures import tokens_per_text
-from fairforget.workflows.tradeoff_probes import OTHER, TARGET, WITHOUT, Drift, distances, group_word_strata
+from fairforget.workflows.tradeoff_probes import OTHER, TARGET, WITHOUT, distances, group_word_strata
 from fairforget.workflows.tradeoff_recipe import Strata, TradeoffRecipe, tradeoff_runs
 from fairforget.workflows.tradeoff_training import drawn, paired_texts, snapshot_folder, train_with_snapshots
 
@@ -243,13 +243,6 @@ def test_distances_by_kind_are_norms_of_what_was_changed():
         deltas[name] = Dense(change)
     found = distances(model, WeightEdit(deltas, EditRecord.for_model(model, "test")))
     assert found == pytest.approx({**sizes, "other": 0.0, "all": 13.0})
-
-
-def test_a_text_is_set_against_as_many_neutral_tokens_as_it_is_scored_by():
-    sums = pl.DataFrame({"scores": [[-4.0, -6.0], [-3.0, -3.0]], "nll": [10.0, 6.0], "tokens": [8, 4], "skipped": [None, None]})
-    means = sums.with_columns(scores=pl.Series([[-1.0, -1.5], [-1.5, -1.5]]))
-    assert tokens_per_text(sums) == 3.0
-    assert tokens_per_text(means) == 1.0
 
 
 def test_the_page_is_made_again_from_the_folder(study):

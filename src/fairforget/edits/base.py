@@ -60,6 +60,15 @@ class EditRecord(BaseModel):
         found = self.provenance.get("warnings")
         return [str(warning) for warning in found] if isinstance(found, list) else []
 
+    @property
+    def divergence(self) -> str | None:
+        """Why a training behind the edit fell back on an earlier state of itself; None where none diverged."""
+        outcomes = [value for name, value in self.provenance.items() if name.startswith("training")]
+        for outcome in [one for value in outcomes for one in (value if isinstance(value, list) else [value])]:
+            if isinstance(outcome, dict) and outcome.get("diverged"):
+                return str(outcome.get("stopped"))
+        return None
+
     @classmethod
     def for_model(
         cls,

@@ -11,6 +11,7 @@ from fairforget.forgetting.selective import (
     completion_change,
     overall_forgetting,
     selective_forgetting,
+    tokens_per_text,
 )
 from fairforget.forgetting.stages import chain_ledger, join_ledgers, span
 from fairforget.forgetting.task_matrix import (
@@ -67,6 +68,7 @@ __all__ = [
     "span",
     "summary",
     "task_matrix",
+    "tokens_per_text",
     "transition_paths",
     "transitions",
 ]

@@ -64,8 +64,8 @@ class Curvature:
         return Estimate(abs(float(self.ritz.values[place])), float(self.ritz.errors[place]))
 
     def bound(self, distance: float) -> float:
-        """‖g‖‖Δ‖ + ½ λ_max ‖Δ‖²: what a step of this length can at most add to the loss, to second order; a λ_max below 0 counts as 0."""
-        return self.gradient_norm * distance + 0.5 * max(self.lambda_max.value, 0.0) * distance**2
+        """What a step of this length can at most add to the loss, to second order: see :func:`change_bound`."""
+        return change_bound(self.gradient_norm, self.lambda_max.value, distance)
 
     def table(self) -> pl.DataFrame:
         """A row per figure: ``figure``, ``value``, ``error``, ``error_kind``, and scope, parameters, tokens and product of all."""
@@ -125,6 +125,11 @@ def curvature(
         loss.scope, loss.size, int(loss.units), hessian.product, hessian.step, float(loss.average(loss.sums())[0]),
         float(loss.gradient().norm()), ritz, power, trace,
     )
+
+
+def change_bound(gradient_norm: float, lambda_max: float, distance: float) -> float:
+    """‖g‖‖Δ‖ + ½ λ_max ‖Δ‖², nats a token; a λ_max below 0 counts as 0."""
+    return gradient_norm * distance + 0.5 * max(lambda_max, 0.0) * distance**2
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,23 @@ def selective_forgetting(
     return pl.DataFrame(table, infer_schema_length=None)
 
 
+def tokens_per_text(ledger: pl.DataFrame) -> float:
+    """Tokens that a text's score is a sum over: their mean number where scores are sums of log-probabilities, 1 where they are means.
+
+    Neutral text is set against as many tokens as a stereotypical text is scored by.
+
+    Args:
+        ledger: of one bias task.
+    """
+    rows = ledger.filter(pl.col("skipped").is_null() & pl.col("tokens_before").is_not_null() & (pl.col("scores_before").list.len() > 0))
+    if rows.is_empty():
+        return 1.0
+    total = rows.select(-pl.col("scores_before").list.sum()).to_series()
+    sums = ((total - rows["nll_before"]).abs() < 1e-6 * (1 + rows["nll_before"].abs())).mean()
+    mean: Any = rows.select((pl.col("tokens_before") / pl.col("scores_before").list.len()).mean()).item()
+    return float(mean) if isinstance(sums, float) and sums > 0.5 else 1.0
+
+
 def _changes(rows: pl.DataFrame) -> dict[str, tuple[Floats, Floats]]:
     """By figure, its values and which items have it."""
     every = np.ones(rows.height)

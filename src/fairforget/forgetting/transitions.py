@@ -133,7 +133,8 @@ def net_forgetting(
     Returns:
         One row per run, stage, task and group ("all" first) that has items which can be right or wrong: ``n``, ``clusters``, ``before``,
         ``after`` (shares right), ``kept``, ``lost``, ``gained``, ``never`` (shares), ``forgetting`` with its ends, ``lost_adjusted`` and
-        ``gained_adjusted`` (less guessing, from each item's own number of options; null where that is unknown),
+        ``gained_adjusted`` (less guessing, from each item's own number of options; null where that is unknown), ``lost_harmon`` and
+        ``gained_harmon`` (:func:`harmon_adjusted`; null where the items have not one number of options),
         ``p_mcnemar``, ``p_mid``, ``p_sign_flip`` and ``note``.
     """
     rows: list[dict[str, Any]] = []
@@ -154,11 +155,14 @@ def _net_row(rows: pl.DataFrame, resamples: int, level: float, seed: int) -> dic
     luck = rows.select(lost_by_luck().alias("x"))["x"]
     by_luck = float(luck.to_numpy().mean()) if luck.null_count() == 0 else None
     kept, lost, gained, never = _rates(counts)
+    options = rows["options"].unique().to_list()
+    harmon = harmon_adjusted(counts, options[0]) if len(options) == 1 and options[0] >= 2 else None
     return {
         "n": rows.height, "clusters": interval.clusters, "before": kept + lost, "after": kept + gained,
         "kept": kept, "lost": lost, "gained": gained, "never": never, **figures(interval, "forgetting"),
         "lost_adjusted": None if by_luck is None else lost - by_luck,
         "gained_adjusted": None if by_luck is None else gained - by_luck,
+        "lost_harmon": harmon.lost if harmon else None, "gained_harmon": harmon.gained if harmon else None,
         "p_mcnemar": changed.p_exact, "p_mid": changed.p_mid, "p_sign_flip": flips.p_value,
         "note": "; ".join(part for part in (interval.note, flips.note) if part),
     }

@@ -235,7 +235,8 @@ class _Unlearning:
         """Make the updates that are left; returns what the record says of them."""
         settings, model = self.settings, self.model
         begun = time.monotonic()
-        progress: dict[str, Any] = changes.load(folder, self.identity) or {"update": 0, "margins": [], "stopped": None}
+        progress: dict[str, Any] = {"update": 0, "margins": [], "stopped": None, "diverged": False}
+        progress |= changes.load(folder, self.identity) or {}
         every = max(1, self.updates // 8)
         statistics = None
         if settings.ranking == "flex" and progress["update"] < self.updates:
@@ -250,7 +251,8 @@ class _Unlearning:
                     failed, last = progress["update"], changes.load(folder, self.identity)
                     if last is None:
                         raise
-                    progress = {**last, "stopped": f"update {failed + 1}: {error} The state of update {last['update']} is kept."}
+                    reason = f"update {failed + 1}: {error} The state of update {last['update']} is kept."
+                    progress |= {**last, "stopped": reason, "diverged": True}
                     break
                 progress["margins"].append(round(margin, 6))
                 progress["update"] += 1
@@ -266,6 +268,7 @@ class _Unlearning:
             "margins": progress["margins"],
             "seconds": round(time.monotonic() - begun, 1),
             "stopped": progress["stopped"],
+            "diverged": progress["diverged"],
             "selection": changes.report(progress["update"]),
         }
 

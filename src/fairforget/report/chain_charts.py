@@ -9,17 +9,17 @@ from fairforget.report.charts import reference_line, specification, unvalidated
 
 
 @unvalidated
-def strength_path_chart(rows: Sequence[dict[str, Any]], taught: str, forgotten: str) -> dict[str, Any] | None:
-    """What a stage forgot of one task against what it taught of another, a line for each way of running it along its strength.
+def strength_path_chart(rows: Sequence[dict[str, Any]], done: str, forgotten: str) -> dict[str, Any] | None:
+    """What a stage forgot of one task against what it did beside, a line for each way of running it along its strength.
 
     Args:
         rows: ``path``, ``strength``, ``taught`` and ``forgotten`` (nats an item, seeds averaged).
-        taught: name of the task that the stage taught.
+        done: title of the axis of what the stage did, with its unit.
         forgotten: name of the task that was taught before.
     """
     import altair as alt
 
-    told = "strength {strength:g}: taught {taught:+.3f}, forgotten {forgotten:+.3f} nats"
+    told = "strength {strength:g}: did {taught:+.3f}, forgotten {forgotten:+.3f} nats"
     values = [{**row, "words": told.format(**row)} for row in rows]
     if not values:
         return None
@@ -29,7 +29,7 @@ def strength_path_chart(rows: Sequence[dict[str, Any]], taught: str, forgotten: 
     colour = alt.Color("path:N", scale=scale, legend=alt.Legend(title=None))
     shapes = ["circle", "diamond", "square", "triangle-up", "cross", "triangle-down"]
     shape = alt.Shape("path:N", scale=alt.Scale(domain=names, range=[shapes[place % len(shapes)] for place in range(len(names))]))
-    x = alt.X("taught:Q", title=f"{taught}: nats an item gained by the stage", scale=alt.Scale(zero=True, nice=True))
+    x = alt.X("taught:Q", title=done, scale=alt.Scale(zero=True, nice=True))
     y = alt.Y("forgotten:Q", title=f"{forgotten}: nats an item forgotten", scale=alt.Scale(zero=True, nice=True))
     chart = alt.Chart(alt.InlineData(values=values)).encode(
         x=x, y=y, color=colour, tooltip=[alt.Tooltip("path:N"), alt.Tooltip("words:N", title="figures")]

@@ -24,13 +24,16 @@ RECORD, PAGE = "run.json", "chain.html"
 QUESTIONS = "questions.parquet"
 """Prompts of the audited questions, in the folder of the base."""
 TABLES = (
-    "ledger", "scores", "matrix", "forgetting", "groups", "dispersion", "order", "gains", "recovery", "strengths", "matched", "curvature",
-    "coupling", "attribution", "completeness", "relearning", "relearned",
+    "ledger", "scores", "matrix", "forgetting", "groups", "dispersion", "transitions", "likelihood", "selective", "order", "gains",
+    "recovery", "metrics", "changes", "strengths", "matched", "curvature", "coupling", "attribution", "completeness", "relearning",
+    "relearned",
 )
 NODES = 8
 """Nodes of the attribution where the chain's recipe does not say."""
 LISTED = 40
 """Most lost items listed for each stage and task."""
+
+ALL = "all"
 
 _CORRECT, _BIAS = "correct", "prefers_stereotype"
 
@@ -48,6 +51,7 @@ class ChainRecord(Record):
     model: ModelRecord | None = None
     paths: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
     tasks: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+    stages: dict[str, list[dict[str, Any]]] = Field(default_factory=dict[str, list[dict[str, Any]]])
     seeds: list[int] = Field(default_factory=list[int])
     tuning: dict[str, Any] = Field(default_factory=dict[str, Any])
     probe: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -105,6 +109,10 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
         "matrices": _matrices(tables["scores"], tables["matrix"], record, figures),
         "scores": [_score(row) for row in tables["scores"].iter_rows(named=True)],
         "forgetting": _forgetting(tables["forgetting"], figures),
+        "transitions": _transitions(tables["transitions"]),
+        "changes": _changes(tables["changes"], figures),
+        "likelihood": [_likelihood(row) for row in tables["likelihood"].iter_rows(named=True)],
+        "selective": [_selective(row) for row in tables["selective"].iter_rows(named=True)],
         "order": _order(tables["order"], figures),
         "groups": _groups(tables, figures),
         "shares": [_share(row, "recovery") for row in tables["recovery"].iter_rows(named=True)]
@@ -112,6 +120,7 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
         "strengths": _strengths(tables["strengths"], record, figures),
         "matched": [_matched(row) for row in tables["matched"].iter_rows(named=True)],
         "curvature": [_curvature(row) for row in tables["curvature"].iter_rows(named=True)],
+        "bounded": not tables["curvature"].is_empty() and tables["curvature"]["bound"].is_not_null().any(),
         "coupling": tables["coupling"].filter(pl.col("note") == "descriptive").to_dicts(),
         "attributions": _attributions(tables, int(record.probe.get("nodes", NODES)), figures),
         "relearning": _relearning(tables, figures),
@@ -181,11 +190,65 @@ def _forgetting(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
             "levels": f"{number_words.number(100 * row['before'], '%')} → {number_words.quantity(100 * row['after'], '%')}",
             "net": f"{_points(row['forgetting'])} {_interval(row, 'forgetting', 100, '%')}",
             "legs": f"{100 * row['lost']:.1f} / {100 * row['gained']:.1f}",
-            "adjusted": number_words.MISSING if row["lost_adjusted"] is None
-            else f"{100 * row['lost_adjusted']:.1f} / {100 * row['gained_adjusted']:.1f}",
+            "adjusted": _legs(row, "adjusted"),
+            "harmon": _legs(row, "harmon"),
             "nats": f"{number_words.number(row['per_item'], 'nats', signed=True)} {_interval(row, 'per_item', 1, 'nats')}",
         }
     return {"figures": [chart] if chart else [], "rows": rows}
+
+
+def _transitions(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """What became of the answers over all stages of the paths that have more than one: the codes and how many items have each."""
+    found: list[dict[str, Any]] = []
+    for (path, task), own in table.group_by(["run", "task"], maintain_order=True) if not table.is_empty() else ():
+        if len(own["code"][0]) > 2:
+            codes = [{"code": row["code"], "n": row["n"], "share": row["n"] / own["n"].sum()} for row in own.iter_rows(named=True)]
+            found.append({"path": path, "task": task, "codes": codes})
+    return found
+
+
+def _changes(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
+    """Benchmarks beside the tasks: what each stage made of them; the chart is of the figures that stand for them."""
+    charts: list[Any] = []
+    for (unit, _), own in table.filter(pl.col("headline") & (pl.col("group") == ALL)).group_by(["unit", "metric"], maintain_order=True):
+        drawn: list[dict[str, Any]] = [
+            {
+                "label": f"{row['path']}\n{row['task']} by {row['stage_name']}",
+                **{name: row[column] for name, column in (("value", "change"), ("low", "low"), ("high", "high"))},
+            }
+            for row in own.iter_rows(named=True)
+        ]
+        words = f"change of {own['metric'][0]}, {'percentage points' if unit == '%' else unit or 'no unit'}"
+        chart = figures.add(
+            difference_chart(drawn, words, unit=str(unit)),
+            f"Chart of the {words}, by path and stage, with 95 % intervals. The table holds every figure.",
+        )
+        charts += [chart] if chart else []
+    rows = [
+        {
+            **row, "label": row["task"] if row["group"] == ALL else f"{row['task']}, {row['group']}",
+            **{f"{state}_words": number_words.quantity(row[state], row["unit"]) for state in ("before", "after")},
+            "change_words": number_words.quantity(row["change"], row["unit"], signed=row["unit"] != "ratio"),
+            "interval": number_words.bounds(row["low"], row["high"], row["unit"], signed=row["unit"] != "ratio"),
+        }
+        for row in table.iter_rows(named=True)
+    ]
+    return {"figures": charts, "rows": rows}
+
+
+def _likelihood(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **row,
+        "item_words": f"{number_words.quantity(row['per_item'], 'nats', signed=True)} {_interval(row, 'per_item', 1, 'nats')}",
+        "token_words": f"{number_words.quantity(row['per_token'], 'nats', signed=True)} {_interval(row, 'per_token', 1, 'nats')}",
+        "kl_words": number_words.MISSING if row["kl"] is None
+        else f"{number_words.quantity(row['kl'], 'nats')} {number_words.bounds(row['kl_low'], row['kl_high'], 'nats')}",
+    }
+
+
+def _selective(row: dict[str, Any]) -> dict[str, Any]:
+    figures = ("stereotype", "anti_stereotype", "unrelated", "neutral", "margin_shift", "selective")
+    return {**row, **{f"{name}_words": f"{_scaled(row[name], 1, 'nats')} {_interval(row, name, 1, 'nats')}" for name in figures}}
 
 
 def _order(table: pl.DataFrame, figures: Figures) -> dict[str, Any] | None:
@@ -210,7 +273,7 @@ def _groups(tables: dict[str, pl.DataFrame], figures: Figures) -> list[dict[str,
     found: list[dict[str, Any]] = []
     for fact in spread.iter_rows(named=True) if not spread.is_empty() else ():
         same = pl.all_horizontal(pl.col(name) == fact[name] for name in ("path", "task", "taught", "until", "axis", "scale"))
-        rows = groups.filter(same & (pl.col("group") != "all")).sort("biased", descending=True, nulls_last=True).to_dicts()
+        rows = groups.filter(same & (pl.col("group") != ALL)).sort("biased", descending=True, nulls_last=True).to_dicts()
         percent = fact["unit"] == "share"
         drawn = biased_forgetting_chart(rows, fact["unit"], margin=fact["margin"]) if percent else None
         title = f"{fact['task']} by the stage {fact['by']} of {fact['path']}, {fact['axis']}"
@@ -224,6 +287,7 @@ def _groups(tables: dict[str, pl.DataFrame], figures: Figures) -> list[dict[str,
             "rows": [
                 {**row, "own": f"{_scaled(row['forgetting'], factor, unit)} {_interval(row, 'forgetting', factor, unit)}",
                  "bf": f"{_scaled(row['biased'], factor, unit)} {_interval(row, 'biased', factor, unit)}",
+                 "against_rest": f"{_scaled(row['rest'], factor, unit)} {_interval(row, 'rest', factor, unit)}",
                  "detectable": _scaled(row["minimum_detectable"], factor, unit).lstrip("+"),
                  "equal": {True: "within the margin", False: "not shown"}.get(row["equivalent"], "–")}
                 for row in rows
@@ -246,26 +310,34 @@ def _strengths(table: pl.DataFrame, record: ChainRecord, figures: Figures) -> di
     if table.is_empty():
         return None
     means = table.group_by(["path", "strength", "task"], maintain_order=True).agg(
-        pl.col("nll_change").mean(), pl.col("forgetting").mean(), pl.col("seed").n_unique().alias("seeds")
+        pl.col("nll_change").mean(), pl.col("forgetting").mean(), pl.col("reduction").mean(), pl.col("seed").n_unique().alias("seeds")
     )
-    titles = {title: task for name, tasks in record.tasks.items() for title in [name] for task in tasks[:1]}
-    first_path = means["path"][0]
-    stages = record.paths[first_path]
-    forgotten, taught = titles.get(stages[0], stages[0]), titles.get(stages[1], stages[1])
-    wide = means.filter(pl.col("task") == forgotten).join(
-        means.filter(pl.col("task") == taught), on=["path", "strength"], suffix="_taught"
-    )
-    drawn = [
-        {"path": row["path"], "strength": row["strength"], "taught": -row["nll_change_taught"], "forgotten": row["nll_change"]}
-        for row in wide.iter_rows(named=True)
+    rows = [
+        {
+            **row, "right": _points(row["forgetting"]), "nats": number_words.quantity(row["nll_change"], "nats", signed=True),
+            "nearer": number_words.quantity(row["reduction"], "nats", signed=True),
+        }
+        for row in means.sort("path", "strength", "task").iter_rows(named=True)
     ]
-    drawn += [{"path": path, "strength": 0.0, "taught": 0.0, "forgotten": 0.0} for path in dict.fromkeys(row["path"] for row in drawn)]
-    chart = figures.add(
-        strength_path_chart(drawn, taught, forgotten),
-        f"Chart of what was forgotten of {forgotten} against what was taught of {taught} along the strength of the stage. The table below "
-        "holds every figure.",
+    first, second = (record.tasks.get(stage.get("task") or "", [None])[0] for stage in record.stages[means["path"][0]][:2])
+    done = (pl.col("task") == second, -pl.col("nll_change")) if second else (pl.col("reduction").is_not_null(), pl.col("reduction"))
+    walked = means.filter(done[0]).sort("task").unique(["path", "strength"], keep="first", maintain_order=True)
+    lost = means.filter((pl.col("task") == first) & pl.col("nll_change").is_not_null())
+    if first is None or walked.is_empty() or lost.is_empty():
+        return {"figures": [], "rows": rows}
+    name = walked["task"][0]
+    wide = walked.select("path", "strength", taught=done[1]).join(
+        lost.select("path", "strength", forgotten="nll_change"), on=["path", "strength"]
     )
-    return {"figures": [chart] if chart else [], "rows": means.sort("path", "strength", "task").to_dicts()}
+    drawn = wide.drop_nulls().to_dicts()
+    drawn += [{"path": path, "strength": 0.0, "taught": 0.0, "forgotten": 0.0} for path in dict.fromkeys(row["path"] for row in drawn)]
+    axis = f"{name}: nats an item gained by the stage" if second else f"{name}: nats by which its mean margin came nearer to 0"
+    chart = figures.add(
+        strength_path_chart(drawn, axis, first),
+        f"Chart of what was forgotten of {first} against what the stage did to {name}, along its strength. The table below holds every "
+        "figure.",
+    )
+    return {"figures": [chart] if chart else [], "rows": rows}
 
 
 def _matched(row: dict[str, Any]) -> dict[str, Any]:
@@ -281,8 +353,9 @@ def _matched(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curvature(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("spectral_radius", "lambda_min", "slope", "half_curvature", "predicted", "measured")
-    return {**row, **{f"{name}_words": f"{row[name]:+.3g}" for name in names}, "net": _points(row["forgetting"])}
+    names = ("spectral_radius", "lambda_min", "trace_per_parameter", "slope", "half_curvature", "predicted", "measured", "bound")
+    words = {f"{name}_words": number_words.MISSING if row[name] is None else f"{row[name]:+.3g}" for name in names}
+    return {**row, **words, "net": _points(row["forgetting"]), "whole": row["group"] == ALL}
 
 
 def _attributions(tables: dict[str, pl.DataFrame], nodes: int, figures: Figures) -> list[dict[str, Any]]:
@@ -354,6 +427,11 @@ def _lost(folder: Path, ledger: pl.DataFrame, forgetting: pl.DataFrame) -> list[
 def _answer(item: dict[str, Any], side: str) -> str:
     place, texts = item[f"answer_{side}"], item["texts"] or []
     return texts[place] if place is not None and place < len(texts) else "a tie"
+
+
+def _legs(row: dict[str, Any], kind: str) -> str:
+    lost, gained = row[f"lost_{kind}"], row[f"gained_{kind}"]
+    return number_words.MISSING if lost is None else f"{100 * lost:.1f} / {100 * gained:.1f}"
 
 
 def _points(value: float | None) -> str:

@@ -362,6 +362,7 @@ def train(
         "seconds": round(seconds, 1),
         "precision": "bfloat16 autocast" if arguments.bf16 else "float32",
         "stopped": stopped,
+        "diverged": finite.reason is not None,
     }
 
 

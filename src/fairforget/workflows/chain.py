@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import polars as pl
 
 from fairforget.benchmarks import Benchmark
 from fairforget.data.overlap import find_overlap
+from fairforget.data.training import TrainingText
 from fairforget.edits.carried import carried
 from fairforget.errors import UsageError
 from fairforget.files import write_json
@@ -36,6 +37,7 @@ from fairforget.workflows.chain_probes import (
     step_left,
 )
 from fairforget.workflows.chain_recipe import (
+    DRIFT,
     ITEMS,
     SEPARATOR,
     STATE,
@@ -50,6 +52,8 @@ from fairforget.workflows.chain_recipe import (
 from fairforget.workflows.chain_stages import StageTrainer, check_stages, task_benchmarks
 from fairforget.workflows.chain_tables import write_chain_tables
 from fairforget.workflows.chain_words import chain_words
+from fairforget.workflows.debias import refuse_overlap
+from fairforget.workflows.drift import Drift, window_requests
 from fairforget.workflows.loss_rows import GroupedRow
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
 
@@ -136,6 +140,7 @@ class _Run:
         self.tasks = task_benchmarks(recipe)
         self.others = resolve_choices(list(recipe.benchmarks)) if recipe.benchmarks else []
         self.benchmarks: list[Benchmark] = [*self.tasks.values(), *self.others]
+        self.text = next((one for one in self.others if one.name == "perplexity"), None) if recipe.drift_positions else None
         self.nodes = [node for root in self.roots.values() for node in root.walk()]
         self.ways = {id(nodes[place]): nodes[: place + 1] for nodes in self.paths.values() for place in range(len(nodes))}
         self._trainer: StageTrainer | None = None
@@ -189,6 +194,7 @@ class _Run:
         path = [*above, node]
         stages, places = [entry.stage for entry in path], [self.place(entry, seed) for entry in path]
         folder, words = places[-1], f"seed {seed}: {' > '.join(stage.title for stage in stages)}"
+        start = self._drift_from(before) if self.text is not None and not (folder / DRIFT).exists() else None
         with contextlib.ExitStack() as stack:
             if not node.stage.nothing:
                 if not self._finished(node, seed):
@@ -205,6 +211,9 @@ class _Run:
                     self._copy(before, folder)
                 else:
                     self._audit(folder, words)
+            if start is not None:
+                write_table(start.measure(self.model), folder / DRIFT)
+                del start  # (places, vocabulary) of the state before is not held while later stages run
             for child in node.children.values():
                 self._visit(child, path, seed, folder)
 
@@ -212,6 +221,7 @@ class _Run:
         """Whether a state's audits are on disk."""
         folder, probes = self.place(node, seed), self._probes(self.ways[id(node)])
         audited = (folder / STATE).exists() and all((folder / strength_items(strength)).exists() for strength in node.strengths)
+        audited = audited and (self.text is None or (folder / DRIFT).exists())
         return audited and not (probes == SPECTRUM and spectrum_left(folder)) and not (probes == STEP and step_left(folder))
 
     def _probes(self, path: Sequence[Node]) -> str | None:
@@ -267,6 +277,13 @@ class _Run:
         facts["tasks"] = {name: sorted(table["task"].unique()) for name, table in zip(self.tasks, tables, strict=False)}
         write_json(folder / STATE, facts)
 
+    def _drift_from(self, before: Path) -> Drift:
+        """The distributions of the model's present state, whose audit lies in `before`, on the running text."""
+        assert self.text is not None
+        table = read_table(before / ITEMS).filter(pl.col("benchmark") == self.text.name)
+        requests = self.text.requests(self.text.measured_items(self.model.family, "test"), self.model)
+        return Drift(self.model, table, window_requests(requests, table), self.recipe.drift_positions)
+
     def _write_questions(self, base: Path) -> None:
         """Keep the prompts of the audited questions: item tables hold the answers alone."""
         rows = [
@@ -285,21 +302,30 @@ class _Run:
         write_json(folder / STATE, read_json(before / STATE))
 
     def _refuse_overlap(self, model: Model) -> None:
-        """Refuse stages that are trained on a question of a reported test."""
+        """Refuse stages that are trained on what is reported, with any of the seeds; what only resembles it is told."""
         asked = {
             name: list(dict.fromkeys(f"{item.payload.get('context', '')}" for item in benchmark.measured_items(model.family, "test")))
             for name, benchmark in self.tasks.items()
         }
-        for root in self.roots.values():
-            for path in _prefixes(root):
-                rows = self.trainer.loss_rows(path, self.recipe.seeds[0]) if path[-1].task else []
-                for name, tested in asked.items():
-                    report = find_overlap([row.prompt for row in rows], tested)
-                    if report.equal:
-                        raise UsageError(
-                            f"{report.equal} questions of the reported part of '{name}' are among those that the stage '{path[-1].title}' "
-                            "is trained on: what is tested must not be trained on. Choose another task or other settings."
-                        )
+        trained: dict[str, dict[TrainingText, None]] = {}  # of all seeds, which draw other rows, by what the stage is called
+        for path in [path for root in self.roots.values() for path in _prefixes(root) if not path[-1].nothing]:
+            for seed in self.recipe.seeds:
+                rows = self.trainer.training(path, seed).texts
+                trained.setdefault(path[-1].title, {}).update(dict.fromkeys(rows))
+        told: set[str] = set()
+        for title, rows in trained.items():
+            for name, tested in asked.items():
+                report = find_overlap([row.prompt or row.text for row in rows], tested)
+                if report.equal:
+                    raise UsageError(
+                        f"{report.equal} questions of the reported part of '{name}' are among those that the stage '{title}' "
+                        "is trained on: what is tested must not be trained on. Choose another task or other settings."
+                    )
+            # an answer alone is a word or two, which any text may hold: it is looked for with its question
+            whole = [replace(row, prompt="", text=f"{row.prompt}{row.text}") if row.prompt else row for row in rows]
+            told |= set(refuse_overlap(whole, self.others, model.family))
+        for words in sorted(told):
+            self.say(f"Note: {words}")
 
     # account ----------------------------------------------------------------------------------------------------------------
 
@@ -314,12 +340,13 @@ class _Run:
                 ledgers.append(chain_ledger(
                     [read_table(place / ITEMS) for place in places], [node.stage.title for node in nodes], step=Step(run=name, seed=seed),
                     states=[read_json(place / STATE)["state"] for place in places],
+                    drifts={number: read_table(place / DRIFT) for number, place in enumerate(places) if (place / DRIFT).exists()},
                 ))
         ledger = join_ledgers(ledgers)
         balance(ledger)
         write_table(ledger, self.folder.tables / "ledger.parquet")
         self.say("Intervals, comparisons and page.")
-        tables = write_chain_tables(self.recipe, self.paths, facts["tasks"], ledger, self.folder, self.place)
+        tables = write_chain_tables(self.recipe, self.paths, facts["tasks"], self.others, ledger, self.folder, self.place)
         chain_words(tables, len(self.recipe.seeds)).write(self.folder.tables / "verdict.json")
         self.folder.write_record({
             "kind": "chain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,31 @@ import polars as pl
 
 from fairforget.forgetting import Step, build_ledger
 from fairforget.forgetting.coupling import correlation
+from fairforget.forgetting.curvature import change_bound
 from fairforget.forgetting.matched_bias import matched_comparison
+from fairforget.forgetting.row_loss import OVERALL
 from fairforget.tables import read_table
-from fairforget.workflows.chain_probes import RELEARNED, SPECTRUM, STEP
+from fairforget.workflows.chain_probes import RECORD, RELEARNED, SPECTRUM, STEP
 from fairforget.workflows.chain_recipe import ITEMS, ChainRecipe, Node, strength_items
+from fairforget.workflows.run_folder import read_json
 
 Place = Callable[[Node, int], Path]
 
 FEWEST_POINTS = 6
 """Chains below which no correlation of curvature with forgetting is told."""
 
+_SPECTRUM = ("spectral_radius", "lambda_max", "lambda_min", "gradient_norm", "trace_per_parameter")
+_STEP = ("group", "tokens", "slope", "half_curvature", "predicted", "measured")
+_OUTCOMES = ("measured", "forgetting", "per_item")
+
 
 def strength_table(recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], place: Place) -> pl.DataFrame:
     """Along the strength of the second stage of the mitigated path and of its copies, what it made of every task.
 
     Returns:
-        A row per path, seed, strength and task: ``forgetting`` (share right, lost less gained) and ``nll_change`` (nats an item) against
-        the state before the stage, and for bias tasks ``reduction``, by how much the mean margin came nearer to 0.
+        A row per path, seed, strength and task: ``forgetting`` (share right, lost less gained; null for items that are neither right nor
+        wrong) and ``nll_change`` (nats an item; null where there is none) against the state before the stage, and for bias tasks
+        ``reduction``, by how much the mean margin came nearer to 0.
     """
     rows: list[dict[str, Any]] = []
     for path, nodes in paths.items():
@@ -39,13 +48,17 @@ def strength_table(recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], pla
             for strength, file in {**ends, nodes[1].stage.strength: place(nodes[1], seed) / ITEMS}.items():
                 ledger = build_ledger(start, read_table(file), step=Step(run=path, seed=seed, stage_name=nodes[1].stage.title))
                 for (task,), part in ledger.filter(pl.col("skipped").is_null()).group_by("task"):
-                    before, after = (part[f"margin_{state}"].mean() for state in ("before", "after"))
+                    bias = part.filter(pl.col("prefers_stereotype_before").is_not_null())
+                    before, after = (bias[f"margin_{state}"].mean() for state in ("before", "after"))
                     rows.append({
                         "path": path, "seed": seed, "strength": strength, "task": str(task), "n": part.height,
                         "forgetting": (part["lost"] - part["gained"]).mean(), "nll_change": part["nll_change"].mean(),
                         "reduction": None if before is None else abs(before) - abs(after),  # type: ignore[arg-type]
                     })
-    return pl.DataFrame(rows, infer_schema_length=None).sort("path", "seed", "strength", "task") if rows else pl.DataFrame()
+    if not rows:
+        return pl.DataFrame()
+    figures = dict.fromkeys(("forgetting", "nll_change", "reduction"), pl.Float64())
+    return pl.DataFrame(rows, schema_overrides=figures, infer_schema_length=None).sort("path", "seed", "strength", "task")
 
 
 def matched_table(
@@ -87,51 +100,64 @@ def matched_table(
     return pl.concat(found) if found else pl.DataFrame()
 
 
-def curvature_table(recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], forgetting: pl.DataFrame, place: Place) -> pl.DataFrame:
+def curvature_table(
+    recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], tasks: Mapping[str, Sequence[str]], ledger: pl.DataFrame, place: Place
+) -> pl.DataFrame:
     """Of every path whose first two stages are trained: curvature where the first ended, along the second's step, and what was forgotten.
 
     Returns:
-        A row per path and seed: ``spectral_radius``, ``lambda_max``, ``lambda_min`` of the first stage's loss, ``distance``, ``slope``,
-        ``half_curvature``, ``predicted`` and ``measured`` change of that loss along the step (nats a token), ``scope``; and the path's
-        ``forgetting`` and ``per_item`` of the first stage's task, seeds pooled.
+        A row per path, seed and group ("all" first): ``spectral_radius``, ``lambda_max``, ``lambda_min``, ``gradient_norm`` and
+        ``trace_per_parameter`` (null where it was left out) of the first stage's loss; ``distance``, ``slope``, ``half_curvature``,
+        ``predicted`` and ``measured`` change of the group's loss along the step (nats a token); ``bound`` ‖g‖‖Δ‖ + ½ λ_max ‖Δ‖² on the
+        change of all rows, null where the spectrum's scope is not all that moved; ``scope``; and in the row of all the seed's own
+        ``forgetting`` (share) and ``per_item`` (nats) of the first stage's task.
     """
     rows: list[dict[str, Any]] = []
+    covered = recipe.probe.get("scope", "all") == "all"  # what a step can move lies within what the spectrum is of
     for path, nodes in paths.items():
         if len(nodes) < 2 or nodes[0].stage.task is None:
             continue
-        about = forgetting.filter(path=path, taught=1, until=2) if forgetting.height else None
         for seed in recipe.seeds:
             spectrum, step = place(nodes[0], seed) / SPECTRUM / "curvature.parquet", place(nodes[1], seed) / STEP / "directional.parquet"
             if not spectrum.exists() or not step.exists():
                 continue
             figures = {row["figure"]: row for row in read_table(spectrum).iter_rows(named=True)}
-            whole = read_table(step).row(0, named=True)
-            rows.append({
-                "path": path, "seed": seed,
-                **{name: figures[name]["value"] for name in ("spectral_radius", "lambda_max", "lambda_min", "gradient_norm")},
+            facts = {
+                "path": path, "seed": seed, **{name: figures.get(name, {}).get("value") for name in _SPECTRUM},
                 "radius_error": figures["spectral_radius"]["error"], "scope": figures["spectral_radius"]["scope"],
-                **{name: whole[name] for name in ("slope", "half_curvature", "predicted", "measured")},
-                "forgetting": about["forgetting"][0] if about is not None and about.height else None,
-                "per_item": about["per_item"][0] if about is not None and about.height else None,
-            })
+            }
+            distance = float(read_json(step.with_name(RECORD))["distance"])
+            for own in read_table(step).iter_rows(named=True):
+                facts |= {"distance": distance, **{name: own[name] for name in _STEP}, "bound": None, "forgetting": None, "per_item": None}
+                if own["group"] == OVERALL:
+                    bound = change_bound(facts["gradient_norm"], facts["lambda_max"], distance) if covered else None
+                    task = tasks[nodes[0].stage.task][0]
+                    about = ledger.filter(pl.col("skipped").is_null(), run=path, seed=seed, stage=2, task=task)
+                    net = (about["lost"] - about["gained"]).mean()
+                    facts |= {"bound": bound, "forgetting": net, "per_item": about["nll_change"].mean()}
+                rows.append(dict(facts))
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def curvature_coupling(curvature: pl.DataFrame) -> pl.DataFrame:
-    """Spearman's correlation, over paths and seeds, of curvature at the first stage's end with the change of its loss by the second.
+    """Spearman's correlation, over paths and seeds, of curvature at the first stage's end with what the second made of its task.
 
     Returns:
-        A row per figure: ``figure``, ``value``, ``points``, ``note``; a description, without an interval: paths share their first stages.
+        A row per pair: ``figure``; ``outcome``, which is ``measured`` (change of the training loss), ``forgetting`` (share of the audited
+        items) or ``per_item`` (their nats); ``value``, ``points``, ``note``; a description, without an interval: paths share their first
+        stages.
     """
     rows: list[dict[str, Any]] = []
-    for figure in ("spectral_radius", "half_curvature", "predicted") if curvature.height else ():
-        held = curvature.filter(pl.col(figure).is_not_null() & pl.col("measured").is_not_null())
-        enough = held.height >= FEWEST_POINTS and held[figure].n_unique() > 1
-        ranks = [held[name].rank().to_numpy() for name in (figure, "measured")]
+    whole = curvature.filter(pl.col("group") == OVERALL) if curvature.height else curvature
+    for figure, outcome in itertools.product(("spectral_radius", "half_curvature", "predicted"), _OUTCOMES) if whole.height else ():
+        held = whole.filter(pl.col(figure).is_not_null() & pl.col(outcome).is_not_null())
+        enough = held.height >= FEWEST_POINTS and held[figure].n_unique() > 1 and held[outcome].n_unique() > 1
+        ranks = [held[name].rank().to_numpy() for name in (figure, outcome)]
         value = correlation(*ranks) if enough else float("nan")
-        note = "descriptive" if enough else f"{held.height} chains, {FEWEST_POINTS} are needed"
-        rows.append({"figure": figure, "value": value, "points": held.height, "note": note})
-    return pl.DataFrame(rows, schema={"figure": pl.String(), "value": pl.Float64(), "points": pl.Int64(), "note": pl.String()})
+        note = "descriptive" if enough else f"{held.height} chains, {FEWEST_POINTS} that differ are needed"
+        rows.append({"figure": figure, "outcome": outcome, "value": value, "points": held.height, "note": note})
+    schema = {"figure": pl.String(), "outcome": pl.String(), "value": pl.Float64(), "points": pl.Int64(), "note": pl.String()}
+    return pl.DataFrame(rows, schema=schema)
 
 
 def attribution_table(recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], place: Place) -> tuple[pl.DataFrame, pl.DataFrame]:

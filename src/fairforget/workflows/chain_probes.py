@@ -26,17 +26,18 @@ from fairforget.workflows.loss_rows import GroupedRow
 SPECTRUM, STEP, RELEARNED = "curvature", "step", "relearning.parquet"
 """Folders and file in the folder of a state: the spectrum where a stage ended, the step of the next one, and relearning."""
 
-_DONE = "curvature.json"
+RECORD = "curvature.json"
+"""The record of a spectrum or a step, written last."""
 
 
 def spectrum_left(folder: Path) -> bool:
     """Whether the spectrum of a state is still to be measured."""
-    return not (folder / SPECTRUM / _DONE).exists()
+    return not (folder / SPECTRUM / RECORD).exists()
 
 
 def step_left(folder: Path) -> bool:
     """Whether the step that led to a state is still to be measured."""
-    return not (folder / STEP / _DONE).exists()
+    return not (folder / STEP / RECORD).exists()
 
 
 def question_rows(model: Model, texts: Sequence[TrainingText], most: int, max_length: int, seed: int) -> list[GroupedRow]:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fairforget.errors import nearest_names
 from fairforget.settings import Settings, explain_validation
+from fairforget.workflows.curvature import CurvatureSettings
 from fairforget.workflows.recipe import BenchmarkChoice, MethodChoice, ModelChoice, TrainChoice, read_recipe
 
 EARLIER = "earlier"
@@ -20,8 +21,8 @@ EARLIER = "earlier"
 
 SEPARATOR = " > "
 
-ITEMS, STATE = "items.parquet", "state.json"
-"""Files in the folder of a state: its audit, and its id, written last."""
+ITEMS, STATE, DRIFT = "items.parquet", "state.json", "drift.parquet"
+"""Files in the folder of a state: its audit; its id, written after it; and how far it is from the state before."""
 
 
 def strength_items(strength: float) -> str:
@@ -122,7 +123,7 @@ class Relearning(Settings):
 
     task: str
     """The task to be learned again."""
-    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4, 8, 16, 32), min_length=1)
     """Optimiser steps after which it is asked; each is a training of its own from the same state, at a constant rate."""
     share: float = Field(0.9, gt=0, le=1)
     """Share of what the task's stage had taught that counts as regained."""
@@ -152,6 +153,9 @@ class ChainRecipe(Settings):
     where they taught equally much."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the training; items and intervals are the same for all."""
+    drift_positions: int = Field(200, ge=0)
+    """Places of the running text among `benchmarks` (`perplexity`), evenly, at which the distributions before and after every stage are
+    compared (KL, nats); 0 leaves it out."""
     curvature: bool = False
     """Measure the curvature of the first stage's loss where it ended, and along what the second stage changed, where both are trained."""
     attribution: bool = False
@@ -209,8 +213,12 @@ class ChainRecipe(Settings):
                 for task in stage.mix:
                     if task == stage.task:
                         raise ValueError(f"'{task}' is mixed into its own stage")
+            for number, stage in enumerate(path):
+                if stage.replay and stage.replay not in {earlier.task for earlier in path[:number]}:
+                    raise ValueError(f"the path '{name}' replays '{stage.replay}', which none of its earlier stages taught")
         if self.relearn is not None:
             self._known_task(self.relearn.task)
+        self._probe_can_be_measured()
         if self.mitigate is not None and self.mitigate not in self.paths:
             raise ValueError(f"there is no path '{self.mitigate}'; {nearest_names(self.mitigate, self.paths)}")
         if (self.mitigations or self.strengths) and self.mitigated is None:
@@ -220,6 +228,18 @@ class ChainRecipe(Settings):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("`seeds` needs at least one value, each once")
         return self
+
+    def _probe_can_be_measured(self) -> None:
+        if not self.probe:
+            return
+        try:
+            settings = CurvatureSettings.model_validate(self.probe)
+        except ValidationError as error:
+            raise ValueError(str(explain_validation(error, CurvatureSettings, "`probe`"))) from error
+        if self.curvature and settings.scope == "edit":
+            raise ValueError("`probe`: the spectrum is measured before there is a step, so its scope cannot be `edit`; name modules")
+        if self.curvature and not settings.vectors:
+            raise ValueError("`probe`: `curvature` needs vectors of Lanczos, and `vectors` is 0")
 
     def _known_task(self, task: str) -> None:
         if task not in self.tasks:

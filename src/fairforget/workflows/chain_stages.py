@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from fairforget.benchmarks import Benchmark, resolve
 from fairforget.data.training import TrainingSource, TrainingText, training_source
 from fairforget.edits import Edit, load_edit
-from fairforget.errors import DataError, UsageError
+from fairforget.errors import DataError, FairforgetError, UsageError
 from fairforget.files import write_text
 from fairforget.methods import method_registry
 from fairforget.methods._base import Method
@@ -126,6 +127,9 @@ class StageTrainer:
             path: the stages up to this one.
             folders: of their files.
             seed: of the run.
+
+        Raises:
+            FairforgetError: the training diverged.
         """
         stage, folder = path[-1], folders[-1]
         kept = folder / "edit"
@@ -134,8 +138,15 @@ class StageTrainer:
         method = self._with_paths(self.method(stage), path, folders, seed)
         # stages of one seed must not begin with the same factors or pick the same half of the weights
         own = seed + STAGE_SEEDS * (len(path) - 1)
-        edit = method.fit(model, self.training(path, seed), seed=own, folder=folder / "work")
+        work = folder / "work"
+        edit = method.fit(model, self.training(path, seed), seed=own, folder=work)
+        if edit.record.divergence:
+            raise FairforgetError(
+                f"seed {seed}: the stage '{stage.title}' diverged ({edit.record.divergence}), so what follows it would account for "
+                f"something else: lower its learning_rate and run the chain again. What is finished is kept; {work} holds its checkpoints."
+            )
         edit.save(kept)
+        shutil.rmtree(work, ignore_errors=True)  # checkpoints with optimiser states, larger than everything else a state keeps
         return load_edit(kept)
 
     def training(self, path: Sequence[Stage], seed: int) -> TrainingSource:

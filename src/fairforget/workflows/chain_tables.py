@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fairforget.benchmarks import Benchmark
 from fairforget.errors import FairforgetError
 from fairforget.forgetting import (
     biased_forgetting,
@@ -19,11 +20,15 @@ from fairforget.forgetting import (
     net_forgetting,
     order_effect,
     recovery_table,
+    selective_forgetting,
     span,
     task_matrix,
+    tokens_per_text,
+    transition_paths,
 )
 from fairforget.stats import Components, Interval, over_seeds
 from fairforget.tables import write_table
+from fairforget.workflows.chain_benchmarks import benchmark_tables
 from fairforget.workflows.chain_probe_tables import (
     attribution_table,
     curvature_coupling,
@@ -44,8 +49,8 @@ _FIGURES = {"correct": "share right", "nll": "nats an item", "prefers_stereotype
 
 
 def write_chain_tables(
-    recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], tasks: Mapping[str, Sequence[str]], ledger: pl.DataFrame, folder: RunFolder,
-    place: Callable[[Node, int], Path],
+    recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], tasks: Mapping[str, Sequence[str]], benchmarks: Sequence[Benchmark],
+    ledger: pl.DataFrame, folder: RunFolder, place: Callable[[Node, int], Path],
 ) -> Tables:
     """Make and write all tables.
 
@@ -53,20 +58,24 @@ def write_chain_tables(
         recipe: of the chain.
         paths: states of every path.
         tasks: tasks of the ledger by the chain's name for them.
+        benchmarks: what was audited beside them.
         ledger: of all paths and seeds.
         folder: of the chain.
         place: folder of a state.
 
     Returns:
         ``scores`` (every task after every stage), ``matrix`` (figures of the task matrix), ``forgetting`` (of every task taught
-        before), ``groups`` and ``dispersion`` (biased forgetting), ``order``, ``gains``, ``recovery``; and those of
+        before), ``groups`` and ``dispersion`` (biased forgetting), ``transitions`` (what became of the items over all stages),
+        ``likelihood`` (nats and drift of every task by every stage), ``selective`` (of the bias tasks), ``order``, ``gains``, ``recovery``;
+        ``metrics`` and ``changes`` of :mod:`fairforget.workflows.chain_benchmarks`; and those of
         :mod:`fairforget.workflows.chain_probe_tables`, empty where they were not asked for.
     """
     account = ChainAccount(recipe, {name: [node.stage for node in nodes] for name, nodes in paths.items()}, tasks, ledger)
     tables = account.tables()
+    tables["metrics"], tables["changes"] = benchmark_tables(recipe, paths, benchmarks, folder.path / "base", place)
     tables["strengths"] = strength_table(recipe, paths, place)
     tables["matched"] = matched_table(recipe, tables["strengths"], paths, tasks)
-    tables["curvature"] = curvature_table(recipe, paths, tables["forgetting"], place)
+    tables["curvature"] = curvature_table(recipe, paths, tasks, ledger, place)
     tables["coupling"] = curvature_coupling(tables["curvature"])
     tables["attribution"], tables["completeness"] = attribution_table(recipe, paths, place)
     tables["relearning"], tables["relearned"] = relearning_table(recipe, paths, tasks, tables["scores"], place)
@@ -99,9 +108,11 @@ class ChainAccount:
         """
         self._nothing_is_nothing()
         groups, spread = self.biased()
+        gains = self.gains()
         return {
-            "scores": self.scores(), "matrix": self.matrix(), "forgetting": self.forgetting(), "groups": groups, "dispersion": spread,
-            "order": self.order(), "gains": self.gains(), "recovery": self.recovery(),
+            "scores": self.scores(), "matrix": self.matrix(gains), "forgetting": self.forgetting(), "groups": groups, "dispersion": spread,
+            "transitions": transition_paths(self.ledger), "likelihood": self.likelihood(),
+            "selective": self.selective(), "order": self.order(), "gains": gains, "recovery": self.recovery(),
         }
 
     def learned(self, path: str) -> dict[str, int]:
@@ -140,8 +151,12 @@ class ChainAccount:
             found.append({"figure": figure, "unit": unit, **_ends(measured.interval, measured.by_seed)})
         return found
 
-    def matrix(self) -> pl.DataFrame:
-        """Figures of the task matrix of each path: forgetting (first, max, from the base), retention, gain-normalised; BWT and FWT."""
+    def matrix(self, gains: pl.DataFrame) -> pl.DataFrame:
+        """Figures of the task matrix of each path: forgetting (first, max, from the base), retention, gain-normalised; BWT and FWT.
+
+        Args:
+            gains: from :meth:`gains`: a share of what was taught is told only where this is surely above 0.
+        """
         rows: list[dict[str, Any]] = []
         for path in self.paths:
             learned = self.learned(path)
@@ -149,20 +164,21 @@ class ChainAccount:
             if not learned or own["correct_before"].null_count() == own.height:
                 continue
             found = task_matrix(own, learned)
-            shares = found.gain_normalised()
+            shares = {row["task"]: row for row in gains.filter(path=path, group="all").iter_rows(named=True)} if gains.height else {}
             columns = {
                 "forgetting_first": found.forgetting_first(), "forgetting_max": found.forgetting_max(),
                 "forgetting_from_base": found.forgetting_from_base(), "retention": found.retention(),
-                "gain_normalised": np.array([share.value for share in shares]),
             }
             for number, task in enumerate(found.tasks):
+                share = shares.get(task, {})
                 rows.append({
                     "path": path, "task": task, "taught": learned.get(task),
                     **{name: float(values[number]) for name, values in columns.items()},
+                    "gain_normalised": share["share"] if share.get("defined") else None,
                     "bwt": found.bwt(), "fwt": found.fwt() if any(stage > 1 for stage in learned.values()) else None,
-                    "note": shares[number].note,
+                    "note": "" if share.get("defined") else share.get("note"),
                 })
-        return pl.DataFrame(rows, infer_schema_length=None)
+        return pl.DataFrame(rows, schema_overrides={"gain_normalised": pl.Float64(), "note": pl.String()}, infer_schema_length=None)
 
     def forgetting(self) -> pl.DataFrame:
         """What became of each taught task by every later stage: lost, gained, net with interval and tests, and nats."""
@@ -182,6 +198,30 @@ class ChainAccount:
                     figures = {name: value for name, value in net.row(0, named=True).items() if name not in ("run", "stage", "task")}
                     rows.append(facts | figures | {name: likelihood[name] for name in kept})
         return pl.DataFrame(rows, infer_schema_length=None)
+
+    def likelihood(self) -> pl.DataFrame:
+        """Nats and drift of every task by every stage, the stage's name under ``by``."""
+        names = self.ledger.select("run", "stage", by="stage_name").unique()
+        return continuous_forgetting(self.ledger, **self.options).join(names, on=["run", "stage"], how="left", maintain_order="left")
+
+    def selective(self) -> pl.DataFrame:
+        """What every stage made of each bias task's stereotypes, their counterparts and running text, nats a text.
+
+        Selective forgetting needs running text among the benchmarks (``perplexity``); without it there are the other figures.
+        """
+        tables: list[pl.DataFrame] = []
+        stages = self.ledger.filter(pl.col("skipped").is_null()).partition_by("run", "stage", maintain_order=True)
+        for own in stages:
+            text = own.filter(pl.col("benchmark") == "perplexity")
+            for part in own.filter((pl.col("role") == "bias") & (pl.col("options") >= 2)).partition_by(
+                "benchmark", "protocol", "part", "task", maintain_order=True
+            ):
+                found = selective_forgetting(
+                    part, text if text.height else None, tokens_per_text=tokens_per_text(part), by_group=True, **self.options
+                )
+                facts = part.select(path="run", stage="stage", by="stage_name", benchmark="benchmark", task="task").row(0, named=True)
+                tables.append(found.select(*(pl.lit(value).alias(name) for name, value in facts.items()), pl.all()))
+        return pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame()
 
     def biased(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Biased forgetting of the tasks that have groups, by the stage after the one that taught them and by the whole rest of the path.

@@ -25,12 +25,15 @@ def chain_words(tables: Mapping[str, pl.DataFrame], seeds: int) -> Verdict:
         seeds: how many there are.
     """
     forgetting = tables["forgetting"]
+    whole = tables["changes"].filter(pl.col("headline") & (pl.col("group") == "all"))
+    beside = [_change_sentence(row) for row in whole.iter_rows(named=True)]
     sentences: list[str] = []
     if forgetting.is_empty():
-        return Verdict("No path taught a task before its last stage, so nothing taught can have been forgotten.", "measured", (), LIMITS)
+        headline = "No path taught a task before its last stage, so nothing taught can have been forgotten."
+        return Verdict(headline, "measured", tuple(beside), (*LIMITS, *GENERAL_LIMITS))
     first = forgetting.filter(pl.col("until") == pl.col("taught") + 1)
-    shown = first.filter(pl.col("forgetting_low") > 0)
-    tests = f"{shown.height} of {first.height} next stages forgot shares of what was taught before that are beyond chance"
+    shown = sum(_reading(row) == "forgot" for row in first.iter_rows(named=True))
+    tests = f"{shown} of {first.height} next stages forgot shares of what was taught before that are beyond chance"
     headline = f"{tests}; {seeds} seed{'s' * (seeds != 1)}."
     sentences += [_stage_sentence(row) for row in first.iter_rows(named=True)]
     told = ("order effect", "end-state contrast")
@@ -38,6 +41,7 @@ def chain_words(tables: Mapping[str, pl.DataFrame], seeds: int) -> Verdict:
     sentences += [_dispersion_sentence(row) for row in tables["dispersion"].iter_rows(named=True) if row["scale"] == "points"]
     sentences += [_recovery_sentence(row) for row in tables["recovery"].iter_rows(named=True) if row["group"] == "all"]
     sentences += [_matched_sentence(row) for row in tables["matched"].iter_rows(named=True) if row["figure"] == "nll_change"]
+    sentences += beside
     sentences += [_relearned_sentence(tables["relearned"])] if not tables["relearned"].is_empty() else []
     return Verdict(headline, "measured", tuple(sentences), (*LIMITS, *GENERAL_LIMITS))
 
@@ -51,14 +55,33 @@ def forgetting_words(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _stage_sentence(row: Mapping[str, Any]) -> str:
-    reading = (
-        "forgot" if row["forgetting_low"] > 0 else "gained on" if row["forgetting_high"] < 0 else "shows no change beyond chance of"
-    )
     return (
-        f"{row['path']}: the stage {row['by']} {reading} {row['task']}, net {_points(row['forgetting'])} {_bounds(row, 'forgetting', 100)} "
+        f"{row['path']}: the stage {row['by']} {_reading(row)} {row['task']}, net {_points(row['forgetting'])} {_bounds(row, 'forgetting', 100)} "
         f"points (lost {100 * row['lost']:.1f}, gained {100 * row['gained']:.1f}), {row['per_item']:+.3f} {_bounds(row, 'per_item', 1)} "
         "nats an item."
     )
+
+
+def _reading(row: Mapping[str, Any]) -> str:
+    """What a row of forgetting allows to say; where every cluster moved alike there is no interval, and the sign-flip test speaks."""
+    low, high, value = row["forgetting_low"], row["forgetting_high"], row["forgetting"]
+    if not number_words.is_number(low):
+        beyond = number_words.is_number(row["p_sign_flip"]) and row["p_sign_flip"] < 0.05
+        low, high = (value, value) if beyond else (0.0, 0.0)
+    return "forgot" if low > 0 else "gained on" if high < 0 else "shows no change beyond chance of"
+
+
+def _change_sentence(row: Mapping[str, Any]) -> str:
+    """What a stage made of the figure that stands for a benchmark."""
+    unit = row["unit"]
+    levels = f"{number_words.number(row['before'], unit)} → {number_words.quantity(row['after'], unit)}"
+    if row["change"] is None:
+        return f"{row['path']}: {row['task']} ({row['metric']}) by the stage {row['stage_name']}: {levels}; no difference can be told."
+    sure = number_words.is_number(row["low"]) and (row["low"] > 0 or row["high"] < 0)
+    change = number_words.quantity(row["change"], unit, signed=True)
+    span = number_words.bounds(row["low"], row["high"], unit, signed=True) or "(no interval)"
+    reading = "moved" if sure else "shows no change beyond chance of"
+    return f"{row['path']}: the stage {row['stage_name']} {reading} {row['task']} ({row['metric']}), {levels}, {change} {span}."
 
 
 def _order_sentence(row: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from fairforget.forgetting import Step
 from fairforget.models import Model, load
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.debias import refuse_overlap
+from fairforget.workflows.drift import Drift
 from fairforget.workflows.run_folder import benchmark_facts, dataset_facts, model_facts, read_json
 from fairforget.workflows.study_jobs import Outcome, StudyFolder, outcome_of
 from fairforget.workflows.tradeoff_measures import (
@@ -31,7 +32,7 @@ from fairforget.workflows.tradeoff_measures import (
     measure_state,
     strata_table,
 )
-from fairforget.workflows.tradeoff_probes import Drift, distances
+from fairforget.workflows.tradeoff_probes import distances
 from fairforget.workflows.tradeoff_recipe import Benchmarks, TradeoffRun, resolved
 from fairforget.workflows.tradeoff_training import drawn, has_snapshots, paired_texts, snapshot_folder, train_with_snapshots
 

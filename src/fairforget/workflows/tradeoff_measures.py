@@ -12,12 +12,13 @@ import polars as pl
 
 from fairforget.benchmarks import Benchmark, MetricDefinition, metric_interval
 from fairforget.errors import DataError, UsageError
-from fairforget.forgetting import Step, build_ledger, continuous_forgetting, overall_forgetting, selective_forgetting
+from fairforget.forgetting import Step, build_ledger, continuous_forgetting, overall_forgetting, selective_forgetting, tokens_per_text
 from fairforget.models import Model
 from fairforget.scoring import Request
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.audit import measure
-from fairforget.workflows.tradeoff_probes import group_word_strata, window_requests
+from fairforget.workflows.drift import window_requests
+from fairforget.workflows.tradeoff_probes import group_word_strata
 from fairforget.workflows.tradeoff_recipe import Benchmarks, TradeoffRecipe
 
 DOWNSTREAM_FIGURES = ("pearson", "macro_f1", "mcc", "f1", "accuracy", "exact_match")
@@ -152,8 +153,7 @@ def checkpoint_figures(
             own = ledger.filter((pl.col("task") == task) & (pl.col("benchmark") == benchmark.name) & (pl.col("role") == "bias"))
             if own.is_empty():
                 continue
-            tokens = tokens_per_text(before.filter(pl.col("task") == task))
-            found = selective_forgetting(own, neutral, tokens_per_text=tokens, resamples=resamples)
+            found = selective_forgetting(own, neutral, tokens_per_text=tokens_per_text(own), resamples=resamples)
             changes.append({"task": task, **found.row(0, named=True)})
     if not changes:
         raise UsageError("bias: none of these benchmarks has stereotypes and their counterparts; name one, e.g. crows-pairs.")
@@ -171,23 +171,6 @@ def checkpoint_figures(
         "overall_high": overall.interval.high, "perplexity_ratio": overall.perplexity_ratio, "kl": drift["kl"],
     }
     return CheckpointFigures(main, bias, changes, overall.strata.to_dicts())
-
-
-def tokens_per_text(table: pl.DataFrame) -> float:
-    """Tokens that a text's score is a sum over: their mean number where scores are sums of log-probabilities, 1 where they are means.
-
-    Neutral text is set against as many tokens as a stereotypical text is scored by.
-
-    Args:
-        table: item table of one bias task.
-    """
-    rows = table.filter(pl.col("skipped").is_null() & pl.col("tokens").is_not_null() & (pl.col("scores").list.len() > 0))
-    if rows.is_empty():
-        return 1.0
-    total = rows.select(-pl.col("scores").list.sum()).to_series()
-    sums = ((total - rows["nll"]).abs() < 1e-6 * (1 + rows["nll"].abs())).mean()
-    mean: Any = rows.select((pl.col("tokens") / pl.col("scores").list.len()).mean()).item()
-    return float(mean) if isinstance(sums, float) and sums > 0.5 else 1.0
 
 
 def downstream_tables(model: Model, benchmarks: Sequence[Benchmark], description: str) -> pl.DataFrame:

@@ -118,9 +118,8 @@ def train_with_snapshots(run: TradeoffRun, model: Model, data: TrainingSource, f
     record = EditRecord.for_model(model, run.method.name, settings=method.settings.model_dump(mode="json"), seed=run.seed)
     monitor = Snapshots(record, copy_parameters(model.hf, trainable_only=False), folder, steps, looks=run.recipe.steps - 1)
     edit = method.fit(model, data, seed=run.seed, folder=work, monitor=monitor)
-    outcome = edit.record.provenance.get("training")
-    if isinstance(outcome, dict) and outcome.get("stopped"):
-        raise FairforgetError(f"The training of {run.name} diverged ({outcome['stopped']}): lower its learning_rate.")
+    if edit.record.divergence:
+        raise FairforgetError(f"The training of {run.name} diverged ({edit.record.divergence}): lower its learning_rate.")
     if not isinstance(edit, WeightEdit):
         raise UsageError(f"The method {run.method.name} makes no edit of weights, so it has no checkpoints to look at.")
     if steps[-1] == run.recipe.steps:
