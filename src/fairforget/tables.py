@@ -39,6 +39,7 @@ ITEM_SCHEMA: dict[str, pl.DataType] = {
     "skipped": pl.String(),  # reason why the item has no score; null where it has one
     "prefix": pl.String(),  # prefix policy: "id 0", "[CLS]", "none"
     "prompt_format": pl.String(),  # "plain" or "chat"
+    "prompt_hash": pl.String(),  # of everything the item asks, options and their order and the prompt among it; null in imported tables
 }
 """Column names and types of an item table."""
 

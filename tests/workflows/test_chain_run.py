@@ -71,7 +71,8 @@ def test_forgetting_planted_in_one_group_is_found_there_and_replay_brings_it_bac
     assert max(by_group, key=lambda name: by_group[name]["biased"]) == VICTIM
     for name in set(GROUPS) - {VICTIM}:
         assert abs(by_group[name]["forgetting"]) <= 0.2
-        assert by_group[name]["forgetting_low"] <= 0 <= by_group[name]["forgetting_high"]
+        low, high = by_group[name]["forgetting_low"], by_group[name]["forgetting_high"]
+        assert by_group[name]["forgetting"] == 0 or low <= 0 <= high  # where nothing moved there is no interval
     assert by_group[VICTIM]["biased"] >= 0.5
     brought_back = result.tables["recovery"].filter(pl.col("group") == "all")
     assert brought_back["share"].item() > 0

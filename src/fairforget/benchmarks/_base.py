@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +57,12 @@ class Item:
     groups: tuple[str, ...]
     texts: tuple[str, ...]
     payload: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def prompt_hash(self) -> str:
+        """16 hexadecimal digits of what the item asks: texts in their order, and the prompt with whatever else requests are made of."""
+        asked = json.dumps([self.texts, self.payload], sort_keys=True, default=str)
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -285,6 +293,7 @@ class Benchmark(ABC):
             "texts": list(item.texts),
             "prefix": model.prefix_policy,
             "prompt_format": "plain",
+            "prompt_hash": item.prompt_hash,
         }
 
     def _planned(self, item: Item, model: Model) -> Plan:

@@ -7,6 +7,7 @@ metric; lines of running text carry its summed log-likelihood and its words.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +75,8 @@ class LogReader:
             "benchmark": self.benchmark, "task": self.task, "role": self.role, "part": "test", "item": str(line["doc_id"]),
             "cluster": str(line["doc_id"] if self.cluster is None else read_field(document, self.cluster, where)),
             "stratum": ALL_ITEMS if self.stratum is None else str(read_field(document, self.stratum, where)),
-            "groups": [str(name) for name in names], "prompt_format": "as logged", **self.measured(line, where),
+            "groups": [str(name) for name in names], "prompt_format": "as logged",
+            "prompt_hash": _prompt_hash(line), **self.measured(line, where),
         }
 
     def measured(self, line: Line, where: str) -> dict[str, Any]:
@@ -228,6 +230,12 @@ def _share(line: Line, metric: str, where: str) -> float:
     if not 0 <= correct <= 1:
         raise DataError(f"{where}: '{metric}' is {correct}, not a share from 0 to 1; choose another metric.")
     return correct
+
+
+def _prompt_hash(line: Line) -> str | None:
+    """16 digits of the arguments that the harness called the model with; None where they were not logged."""
+    asked = line.get("arguments")
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16] if asked else None
 
 
 def _scores(line: Line) -> list[float]:

@@ -70,7 +70,7 @@ _STEP_SCHEMA: dict[str, pl.DataType] = {
 LEDGER_SCHEMA: dict[str, pl.DataType] = {
     **_STEP_SCHEMA,
     **{name: ITEM_SCHEMA[name] for name in (*TASK[3:], "item", "cluster", "stratum", "groups", "prompt_format")},
-    "prompt_hash": pl.String(),  # of the texts, the prompt format, the prefix and the protocol: what the model was asked
+    "prompt_hash": pl.String(),  # of prompt and options in their order, prompt format, prefix and protocol: what the model was asked
     "options": pl.Int64(),  # how many texts were compared; 0 for a window of a corpus
     **{f"{name}_{state}": ITEM_SCHEMA[name] for name in _MEASURED for state in ("before", "after")},
     "scores_before": ITEM_SCHEMA["scores"],  # one figure per text, most stereotypical first
@@ -125,7 +125,7 @@ def build_ledger(
         scored = joined.filter(pl.col("skipped").is_null() & pl.col("skipped_after").is_null())
         _require_equal(scored, _SAME_MODEL, "scored by different protocols", "score both states with the same tokenizer and prefix")
     hashes, step = _prompt_hashes(joined), Step() if step is None else step
-    joined = joined.rename({name: f"{name}_before" for name in (*_MEASURED, "scores")}).with_columns(
+    joined = joined.drop("prompt_hash").rename({name: f"{name}_before" for name in (*_MEASURED, "scores")}).with_columns(
         *(pl.lit(value, _STEP_SCHEMA[name]).alias(name) for name, value in asdict(step).items()),
         *(_answer(f"scores_{state}").alias(f"answer_{state}") for state in ("before", "after")),
         skipped=pl.coalesce("skipped", "skipped_after"), options=pl.col("texts").list.len().fill_null(0), prompt_hash=hashes,
@@ -289,7 +289,9 @@ def _checked(table: pl.DataFrame, name: str) -> pl.DataFrame:
         raise DataError(
             f"The table '{name}' names items of {_named(repeated)} more than once ({repeated.height} rows): give each an id of its own."
         )
-    return table.select(*columns).with_columns(pl.col(pl.Float64).fill_nan(None))
+    if "prompt_hash" not in table.columns:  # audits of earlier versions: their texts have to do
+        table = table.with_columns(prompt_hash=pl.lit(None, pl.String))
+    return table.select(*columns, "prompt_hash").with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _require_same_items(before: pl.DataFrame, after: pl.DataFrame) -> None:
@@ -322,8 +324,8 @@ def _require_equal_sums(tasks: pl.DataFrame, parts: pl.DataFrame, sums: tuple[st
 
 
 def _prompt_hashes(table: pl.DataFrame) -> pl.Series:
-    """What each item asks, as 16 hexadecimal digits: equal where the model saw the same texts in the same format."""
-    parts = [pl.col(name).fill_null("") for name in ("protocol", "prompt_format", "prefix")]
+    """What each item asks, as 16 hexadecimal digits: equal where the model saw the same prompt and options in the same format."""
+    parts = [pl.col(name).fill_null("") for name in ("protocol", "prompt_format", "prefix", "prompt_hash")]
     asked = table.select(pl.concat_str(*parts, pl.col("texts").list.join("\x1e").fill_null(""), separator="\x1f").alias("asked"))["asked"]
     return pl.Series("prompt_hash", [hashlib.sha256(words.encode()).hexdigest()[:16] for words in asked.to_list()], dtype=pl.String)
 

@@ -8,7 +8,10 @@ keyed by.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import inspect
+import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -113,6 +116,23 @@ class Model:
     def state_id(self) -> str:
         """Base hash, and content hash and exact strength of each attached edit."""
         return "+".join([self.base_hash, *(edit.state_fragment() for edit in self.edits)])
+
+    @functools.cached_property
+    def tokenizer_hash(self) -> str:
+        """16 hexadecimal digits of the tokenizer: its whole pipeline, or its vocabulary and special tokens where it has no fast form."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            whole = json.loads(backend.to_str())
+            described = {name: value for name, value in whole.items() if name not in ("truncation", "padding")}  # set call by call
+        else:
+            described = [self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map]
+        return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def template_hash(self) -> str | None:
+        """16 hexadecimal digits of the chat template; None without one."""
+        template = getattr(self.tokenizer, "chat_template", None)
+        return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16] if template else None
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,8 @@ from fairforget.report import number_words
 from fairforget.report.attribution_charts import attribution_caption, attribution_chart
 from fairforget.report.chain_charts import relearning_chart, strength_path_chart
 from fairforget.report.difference_chart import difference_chart
-from fairforget.report.forgetting_charts import biased_forgetting_chart, task_matrix_chart
+from fairforget.report.forgetting_charts import task_matrix_chart
+from fairforget.report.forgotten import biased_groups, forgetting_rows, interval, points, ratio, scaled
 from fairforget.report.page import Figures, render
 from fairforget.report.run_folder import BenchmarkRecord, DatasetRecord, ModelRecord, Record, Verdict, read_record
 from fairforget.tables import read_table
@@ -114,7 +115,7 @@ def _context(folder: Path, figures: Figures) -> dict[str, Any]:
         "likelihood": [_likelihood(row) for row in tables["likelihood"].iter_rows(named=True)],
         "selective": [_selective(row) for row in tables["selective"].iter_rows(named=True)],
         "order": _order(tables["order"], figures),
-        "groups": _groups(tables, figures),
+        "biased": _groups(tables, figures),
         "shares": [_share(row, "recovery") for row in tables["recovery"].iter_rows(named=True)]
         + [_share(row, "gain") for row in tables["gains"].iter_rows(named=True)],
         "strengths": _strengths(tables["strengths"], record, figures),
@@ -143,14 +144,14 @@ def _matrices(scores: pl.DataFrame, matrix: pl.DataFrame, record: ChainRecord, f
         figure = figures.add(chart, f"Task matrix of {path}: share right before and after each stage. {said}.")
         rows = [
             {"task": task, "taught": stages[fact["taught"] - 1] if fact["taught"] else "–",
-             **{name: _points(fact[name]) for name in ("forgetting_first", "forgetting_max", "forgetting_from_base")},
-             **{name: _ratio(fact[name]) for name in ("retention", "gain_normalised")}, "note": fact["note"]}
+             **{name: points(fact[name]) for name in ("forgetting_first", "forgetting_max", "forgetting_from_base")},
+             **{name: ratio(fact[name]) for name in ("retention", "gain_normalised")}, "note": fact["note"]}
             for task, fact in facts.items()
         ]
         transfer = next(iter(facts.values()), {})
         found.append({
-            "path": str(path), "figures": [figure] if figure else [], "rows": rows, "bwt": _points(transfer.get("bwt")),
-            "fwt": _points(transfer.get("fwt")),
+            "path": str(path), "figures": [figure] if figure else [], "rows": rows, "bwt": points(transfer.get("bwt")),
+            "fwt": points(transfer.get("fwt")),
         })
     return found
 
@@ -170,31 +171,7 @@ def _score(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forgetting(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
-    if table.is_empty():
-        return {"figures": [], "rows": []}
-    rows = table.to_dicts()
-    drawn: list[dict[str, Any]] = [
-        {
-            "label": f"{row['path']}\n{row['task']} after {row['by']}",
-            **{name: row[f"forgetting{end}"] for name, end in (("value", ""), ("low", "_low"), ("high", "_high"))},
-        }
-        for row in rows
-    ]
-    said = "; ".join(f"{row['label']}: {_points(row['value'])}" for row in drawn[:8])
-    chart = figures.add(
-        difference_chart(drawn, "net forgetting, percentage points; right of 0 was forgotten", unit="%", factor=100.0),
-        f"Chart of net forgetting of every task that was taught before, with 95 % intervals. {said}. The table below holds every figure.",
-    )
-    for row in rows:
-        row |= {
-            "levels": f"{number_words.number(100 * row['before'], '%')} → {number_words.quantity(100 * row['after'], '%')}",
-            "net": f"{_points(row['forgetting'])} {_interval(row, 'forgetting', 100, '%')}",
-            "legs": f"{100 * row['lost']:.1f} / {100 * row['gained']:.1f}",
-            "adjusted": _legs(row, "adjusted"),
-            "harmon": _legs(row, "harmon"),
-            "nats": f"{number_words.number(row['per_item'], 'nats', signed=True)} {_interval(row, 'per_item', 1, 'nats')}",
-        }
-    return {"figures": [chart] if chart else [], "rows": rows}
+    return forgetting_rows(table, lambda row: f"{row['path']}\n{row['task']} after {row['by']}", figures)
 
 
 def _transitions(table: pl.DataFrame) -> list[dict[str, Any]]:
@@ -239,8 +216,8 @@ def _changes(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
 def _likelihood(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
-        "item_words": f"{number_words.quantity(row['per_item'], 'nats', signed=True)} {_interval(row, 'per_item', 1, 'nats')}",
-        "token_words": f"{number_words.quantity(row['per_token'], 'nats', signed=True)} {_interval(row, 'per_token', 1, 'nats')}",
+        "item_words": f"{number_words.quantity(row['per_item'], 'nats', signed=True)} {interval(row, 'per_item', 1, 'nats')}",
+        "token_words": f"{number_words.quantity(row['per_token'], 'nats', signed=True)} {interval(row, 'per_token', 1, 'nats')}",
         "kl_words": number_words.MISSING if row["kl"] is None
         else f"{number_words.quantity(row['kl'], 'nats')} {number_words.bounds(row['kl_low'], row['kl_high'], 'nats')}",
     }
@@ -248,7 +225,7 @@ def _likelihood(row: dict[str, Any]) -> dict[str, Any]:
 
 def _selective(row: dict[str, Any]) -> dict[str, Any]:
     figures = ("stereotype", "anti_stereotype", "unrelated", "neutral", "margin_shift", "selective")
-    return {**row, **{f"{name}_words": f"{_scaled(row[name], 1, 'nats')} {_interval(row, name, 1, 'nats')}" for name in figures}}
+    return {**row, **{f"{name}_words": f"{scaled(row[name], 1, 'nats')} {interval(row, name, 1, 'nats')}" for name in figures}}
 
 
 def _order(table: pl.DataFrame, figures: Figures) -> dict[str, Any] | None:
@@ -264,43 +241,22 @@ def _order(table: pl.DataFrame, figures: Figures) -> dict[str, Any] | None:
         "Chart of the order effect and the end-state contrast with 95 % intervals. The table below holds every figure.",
     )
     for row in rows:
-        row["words"] = f"{_points(row['value'])} {_interval(row, '', 100, '%')}"
+        row["words"] = f"{points(row['value'])} {interval(row, '', 100, '%')}"
     return {"figures": [chart] if chart else [], "rows": rows}
 
 
 def _groups(tables: dict[str, pl.DataFrame], figures: Figures) -> list[dict[str, Any]]:
-    spread, groups = tables["dispersion"], tables["groups"]
-    found: list[dict[str, Any]] = []
-    for fact in spread.iter_rows(named=True) if not spread.is_empty() else ():
-        same = pl.all_horizontal(pl.col(name) == fact[name] for name in ("path", "task", "taught", "until", "axis", "scale"))
-        rows = groups.filter(same & (pl.col("group") != ALL)).sort("biased", descending=True, nulls_last=True).to_dicts()
-        percent = fact["unit"] == "share"
-        drawn = biased_forgetting_chart(rows, fact["unit"], margin=fact["margin"]) if percent else None
-        title = f"{fact['task']} by the stage {fact['by']} of {fact['path']}, {fact['axis']}"
-        chart = figures.add(drawn, f"Forest plot of biased forgetting of {title}, with joint 95 % intervals. The table holds every figure.")
-        factor, unit = (100.0, "%") if percent else (1.0, "nats")
-        found.append({
-            **fact, "title": title, "unit_words": "percentage points" if percent else "nats a token", "figures": [chart] if chart else [],
-            "tau_words": f"{_scaled(fact['tau'], factor, unit)} {_interval(fact, 'tau', factor, unit)}",
-            "gap_words": f"{_scaled(fact['gap'], factor, unit)} (noise alone: {_scaled(fact['expected_gap'], factor, unit)})",
-            "p_words": number_words.MISSING if not number_words.is_number(fact["p_value"]) else f"{fact['p_value']:.3g}",
-            "rows": [
-                {**row, "own": f"{_scaled(row['forgetting'], factor, unit)} {_interval(row, 'forgetting', factor, unit)}",
-                 "bf": f"{_scaled(row['biased'], factor, unit)} {_interval(row, 'biased', factor, unit)}",
-                 "against_rest": f"{_scaled(row['rest'], factor, unit)} {_interval(row, 'rest', factor, unit)}",
-                 "detectable": _scaled(row["minimum_detectable"], factor, unit).lstrip("+"),
-                 "equal": {True: "within the margin", False: "not shown"}.get(row["equivalent"], "–")}
-                for row in rows
-            ],
-        })
-    return found
+    about = ("path", "task", "taught", "until")
+    return biased_groups(
+        tables["dispersion"], tables["groups"], about, lambda fact: f"{fact['task']} by the stage {fact['by']} of {fact['path']}", figures
+    )
 
 
 def _share(row: dict[str, Any], kind: str) -> dict[str, Any]:
     name = f"{row['stage']} brought back" if kind == "recovery" else "later stages took away of what was taught"
     return {
         "path": row["path"], "task": row["task"], "group": row["group"], "name": name, "n": row["n"],
-        "share": f"{_ratio(row['share'])} {_interval(row, 'share', 100, '%')}" if row["defined"] else number_words.MISSING,
+        "share": f"{ratio(row['share'])} {interval(row, 'share', 100, '%')}" if row["defined"] else number_words.MISSING,
         "note": row["note"],
     }
 
@@ -314,7 +270,7 @@ def _strengths(table: pl.DataFrame, record: ChainRecord, figures: Figures) -> di
     )
     rows = [
         {
-            **row, "right": _points(row["forgetting"]), "nats": number_words.quantity(row["nll_change"], "nats", signed=True),
+            **row, "right": points(row["forgetting"]), "nats": number_words.quantity(row["nll_change"], "nats", signed=True),
             "nearer": number_words.quantity(row["reduction"], "nats", signed=True),
         }
         for row in means.sort("path", "strength", "task").iter_rows(named=True)
@@ -346,8 +302,8 @@ def _matched(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "path": row["path"], "figure": "net, points" if percent else "nats an item",
         "at": number_words.MISSING if row["at"] is None else f"{row['at']:.3g} {row['along']}",
-        **{name: _scaled(row[name], factor, unit) for name in ("first", "second")},
-        "difference": f"{_scaled(row['difference'], factor, unit)} {_interval(row, '', factor, unit)}",
+        **{name: scaled(row[name], factor, unit) for name in ("first", "second")},
+        "difference": f"{scaled(row['difference'], factor, unit)} {interval(row, '', factor, unit)}",
         "note": "; ".join(filter(None, (row["note"], f"{row['first_short']} runs never got there" if row["first_short"] else ""))),
     }
 
@@ -355,7 +311,7 @@ def _matched(row: dict[str, Any]) -> dict[str, Any]:
 def _curvature(row: dict[str, Any]) -> dict[str, Any]:
     names = ("spectral_radius", "lambda_min", "trace_per_parameter", "slope", "half_curvature", "predicted", "measured", "bound")
     words = {f"{name}_words": number_words.MISSING if row[name] is None else f"{row[name]:+.3g}" for name in names}
-    return {**row, **words, "net": _points(row["forgetting"]), "whole": row["group"] == ALL}
+    return {**row, **words, "net": points(row["forgetting"]), "whole": row["group"] == ALL}
 
 
 def _attributions(tables: dict[str, pl.DataFrame], nodes: int, figures: Figures) -> list[dict[str, Any]]:
@@ -387,7 +343,7 @@ def _relearning(tables: dict[str, pl.DataFrame], figures: Figures) -> dict[str, 
     }
     goal = back["wanted"].drop_nulls()
     return {
-        "figures": [chart] if chart else [], "steps": steps, "goal": _points(goal[0]).lstrip("+") if len(goal) else number_words.MISSING,
+        "figures": [chart] if chart else [], "steps": steps, "goal": points(goal[0]).lstrip("+") if len(goal) else number_words.MISSING,
         "rows": [row | {"right": number_words.quantity(100 * row["correct"], "%")} for row in means],
     }
 
@@ -427,26 +383,3 @@ def _lost(folder: Path, ledger: pl.DataFrame, forgetting: pl.DataFrame) -> list[
 def _answer(item: dict[str, Any], side: str) -> str:
     place, texts = item[f"answer_{side}"], item["texts"] or []
     return texts[place] if place is not None and place < len(texts) else "a tie"
-
-
-def _legs(row: dict[str, Any], kind: str) -> str:
-    lost, gained = row[f"lost_{kind}"], row[f"gained_{kind}"]
-    return number_words.MISSING if lost is None else f"{100 * lost:.1f} / {100 * gained:.1f}"
-
-
-def _points(value: float | None) -> str:
-    return number_words.quantity(100 * value, "%", signed=True) if number_words.is_number(value) else number_words.MISSING  # type: ignore[operator]
-
-
-def _ratio(value: float | None) -> str:
-    return f"{100 * value:.0f} %" if number_words.is_number(value) else number_words.MISSING  # type: ignore[operator]
-
-
-def _scaled(value: float | None, factor: float, unit: str) -> str:
-    return number_words.quantity(factor * value, unit, signed=True) if number_words.is_number(value) else number_words.MISSING  # type: ignore[operator]
-
-
-def _interval(row: dict[str, Any], name: str, factor: float, unit: str) -> str:
-    ends = [row[f"{name}_{end}" if name else end] for end in ("low", "high")]
-    low, high = (factor * end if number_words.is_number(end) else None for end in ends)
-    return number_words.bounds(low, high, unit, signed=True)

@@ -20,6 +20,7 @@ from fairforget.files import write_text
 from fairforget.report import charts, number_words
 from fairforget.report.changed_items import changed_items
 from fairforget.report.comparisons import ALL, Comparison, by_metric, by_task, comparisons, reported_part, shared_notes
+from fairforget.report.forgotten import biased_groups, forgetting_rows
 from fairforget.report.run_folder import STRENGTH_OPTIONAL, RunFolder, RunRecord, read_run_folder
 from fairforget.report.word_geometry import word_geometry
 
@@ -189,9 +190,22 @@ def page_context(run: RunFolder, figures: Figures) -> dict[str, Any]:
         "strength": _strength_section(run, overall, figures),
         "group_tables": [_group_table(group, figures) for group in by_metric(row for row in reported if row.group != ALL).values()],
         "geometry": word_geometry(run.item_tables, part, figures.names, figures),
+        "forgetting": _forgetting(run, figures),
+        "biased": _biased(run, figures),
         "changes": None if run.ledger is None else changed_items(run.ledger, run.item_tables),
         "content_warnings": [dataset.warning for dataset in record.datasets if dataset.warning],
     }
+
+
+def _forgetting(run: RunFolder, figures: Figures) -> dict[str, Any]:
+    table = run.forgetting if run.forgetting is not None else pl.DataFrame()
+    return forgetting_rows(table, lambda row: str(row["task"]), figures)
+
+
+def _biased(run: RunFolder, figures: Figures) -> list[dict[str, Any]]:
+    if run.biased is None or run.dispersion is None:
+        return []
+    return biased_groups(run.dispersion, run.biased, ("benchmark", "task"), lambda fact: str(fact["task"]), figures)
 
 
 def page_title(record: RunRecord) -> str:

@@ -157,6 +157,12 @@ class RunFolder:
     metrics: pl.DataFrame | None = None
     strength: pl.DataFrame | None = None
     ledger: pl.DataFrame | None = None
+    forgetting: pl.DataFrame | None = None
+    """Net forgetting by task."""
+    biased: pl.DataFrame | None = None
+    """Biased forgetting by group."""
+    dispersion: pl.DataFrame | None = None
+    """Its spread, a row for each task, axis and scale."""
     recipe: str | None = None
     item_tables: Sequence[Path] = field(default=())
 
@@ -183,6 +189,9 @@ def read_run_folder(path: Path) -> RunFolder:
         metrics=_optional_table(tables / "metrics.parquet", METRIC_COLUMNS),
         strength=_optional_table(tables / "strength.parquet", STRENGTH_COLUMNS),
         ledger=_optional_table(tables / "ledger.parquet", LEDGER_COLUMNS),
+        forgetting=_optional_table(tables / "forgetting.parquet", ()),
+        biased=_optional_table(tables / "biased.parquet", ()),
+        dispersion=_optional_table(tables / "dispersion.parquet", ()),
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
         item_tables=sorted(tables.glob("items-*.parquet")),
     )

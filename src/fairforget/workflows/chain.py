@@ -333,12 +333,14 @@ class _Run:
         """Ledger, tables, words and page from the states' folders."""
         base = self.folder.path / "base"
         facts = read_json(base / STATE)
+        hashes = {name: facts["model"].get(name) for name in ("tokenizer_hash", "template_hash")}
         ledgers: list[pl.DataFrame] = []
         for name, nodes in self.paths.items():
             for seed in self.recipe.seeds:
                 places = [base, *(self.place(node, seed) for node in nodes)]
+                step = Step(run=name, seed=seed, **hashes)
                 ledgers.append(chain_ledger(
-                    [read_table(place / ITEMS) for place in places], [node.stage.title for node in nodes], step=Step(run=name, seed=seed),
+                    [read_table(place / ITEMS) for place in places], [node.stage.title for node in nodes], step=step,
                     states=[read_json(place / STATE)["state"] for place in places],
                     drifts={number: read_table(place / DRIFT) for number, place in enumerate(places) if (place / DRIFT).exists()},
                 ))

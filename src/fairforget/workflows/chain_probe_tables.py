@@ -57,7 +57,7 @@ def strength_table(recipe: ChainRecipe, paths: Mapping[str, Sequence[Node]], pla
                     })
     if not rows:
         return pl.DataFrame()
-    figures = dict.fromkeys(("forgetting", "nll_change", "reduction"), pl.Float64())
+    figures: dict[str, Any] = dict.fromkeys(("forgetting", "nll_change", "reduction"), pl.Float64())
     return pl.DataFrame(rows, schema_overrides=figures, infer_schema_length=None).sort("path", "seed", "strength", "task")
 
 
@@ -122,7 +122,7 @@ def curvature_table(
             if not spectrum.exists() or not step.exists():
                 continue
             figures = {row["figure"]: row for row in read_table(spectrum).iter_rows(named=True)}
-            facts = {
+            facts: dict[str, Any] = {
                 "path": path, "seed": seed, **{name: figures.get(name, {}).get("value") for name in _SPECTRUM},
                 "radius_error": figures["spectral_radius"]["error"], "scope": figures["spectral_radius"]["scope"],
             }

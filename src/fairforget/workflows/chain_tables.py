@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import polars as pl
 from fairforget.benchmarks import Benchmark
 from fairforget.errors import FairforgetError
 from fairforget.forgetting import (
-    biased_forgetting,
     continuous_forgetting,
     end_state,
     gain_normalised_table,
@@ -38,12 +36,10 @@ from fairforget.workflows.chain_probe_tables import (
     strength_table,
 )
 from fairforget.workflows.chain_recipe import ChainRecipe, Node, Stage
+from fairforget.workflows.ledger_tables import biased_tables
 from fairforget.workflows.run_folder import RunFolder
 
 Tables = dict[str, pl.DataFrame]
-
-FEWEST_OF_A_GROUP = 3
-"""Clusters that a group must have to be compared at all."""
 
 _FIGURES = {"correct": "share right", "nll": "nats an item", "prefers_stereotype": "share of stereotypes"}
 
@@ -236,19 +232,10 @@ class ChainAccount:
                 for until in sorted({taught + 1, len(stages)}):
                     if until <= taught or until > len(stages):
                         continue
-                    account = self.span(path, task, taught + 1, until)
-                    for axis, names in group_axes(account).items():
-                        for scale in ("points", "nll"):
-                            facts = {
-                                "path": path, "task": task, "taught": taught, "until": until, "by": stages[until - 1].title, "axis": axis,
-                                "scale": scale,
-                            }
-                            with warnings.catch_warnings():
-                                warnings.simplefilter("ignore")  # the note of several groups an item is in the table
-                                found = biased_forgetting(account, groups=names, scale=scale, **self.options)
-                            groups.append(found.table.with_columns(*(pl.lit(value).alias(name) for name, value in facts.items())))
-                            notes = "; ".join(note for note in (*found.notes, found.dispersion.note) if note)
-                            spread.append({**facts, "unit": found.unit, "margin": found.margin, **_dispersion(found), "note": notes})
+                    facts = {"path": path, "task": task, "taught": taught, "until": until, "by": stages[until - 1].title}
+                    rows, found = biased_tables(self.span(path, task, taught + 1, until), facts, self.options)
+                    groups += rows
+                    spread += found
         return (
             pl.concat(groups, how="diagonal_relaxed") if groups else pl.DataFrame(),
             pl.DataFrame(spread, infer_schema_length=None) if spread else pl.DataFrame(),
@@ -330,24 +317,6 @@ class ChainAccount:
                         )
 
 
-def group_axes(ledger: pl.DataFrame, fewest: int = FEWEST_OF_A_GROUP) -> dict[str, list[str]]:
-    """Groups by what they are groups of: ``target: X`` is of the axis ``target``, names without a colon of ``group``.
-
-    Args:
-        ledger: of one task.
-        fewest: clusters that a group must have; an axis with fewer than two such groups is left out.
-    """
-    counted = (
-        ledger.filter(pl.col("skipped").is_null()).select("groups", "cluster").explode("groups").drop_nulls("groups")
-        .group_by("groups").agg(pl.col("cluster").n_unique()).sort("groups")
-    )
-    axes: dict[str, list[str]] = {}
-    for group, clusters in counted.iter_rows():
-        if clusters >= fewest:
-            axes.setdefault(group.partition(": ")[0] if ": " in group else "group", []).append(group)
-    return {axis: names for axis, names in axes.items() if len(names) > 1}
-
-
 def _is_plain(stage: Stage) -> bool:
     """Whether a stage teaches a task as the chain teaches all of them."""
     return stage.task is not None and stage.model_dump(exclude_defaults=True, exclude={"name"}) == {"task": stage.task}
@@ -361,12 +330,3 @@ def _ends(interval: Interval, by_seed: Mapping[int, float] | None = None) -> dic
     if by_seed and len(by_seed) > 1:
         row |= {"seed_low": min(by_seed.values()), "seed_high": max(by_seed.values())}
     return row
-
-
-def _dispersion(found: Any) -> dict[str, Any]:
-    spread = found.dispersion
-    return {
-        "tau": spread.value, "tau_low": spread.low, "tau_high": spread.high, "p_value": spread.p_value, "groups": spread.groups,
-        "gap": spread.gap, "expected_gap": spread.expected_gap, "worst": spread.worst, "expected_worst": spread.expected_worst,
-        "all_equivalent": found.all_equivalent, "partition": found.partition,
-    }

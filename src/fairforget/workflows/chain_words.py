@@ -55,8 +55,9 @@ def forgetting_words(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _stage_sentence(row: Mapping[str, Any]) -> str:
+    net = f"{_points(row['forgetting'])} {_bounds(row, 'forgetting', 100)}"
     return (
-        f"{row['path']}: the stage {row['by']} {_reading(row)} {row['task']}, net {_points(row['forgetting'])} {_bounds(row, 'forgetting', 100)} "
+        f"{row['path']}: the stage {row['by']} {_reading(row)} {row['task']}, net {net} "
         f"points (lost {100 * row['lost']:.1f}, gained {100 * row['gained']:.1f}), {row['per_item']:+.3f} {_bounds(row, 'per_item', 1)} "
         "nats an item."
     )

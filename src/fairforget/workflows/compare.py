@@ -11,16 +11,19 @@ import polars as pl
 from fairforget.benchmarks import resolve
 from fairforget.benchmarks._evaluate import evaluate
 from fairforget.errors import UsageError
-from fairforget.forgetting import balance, build_ledger
+from fairforget.forgetting import Step, build_ledger
 from fairforget.report import write_report
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.audit import resolve_choices
+from fairforget.workflows.ledger_tables import write_ledger_tables
 from fairforget.workflows.run_folder import RunFolder, read_json
 from fairforget.workflows.suites import names_a_suite
 from fairforget.workflows.verdict import compare_verdict
 
 Pair: TypeAlias = tuple[pl.DataFrame, pl.DataFrame]
 """Item tables of one benchmark before and after."""
+
+_READERS = ("tokenizer_hash", "template_hash")
 
 
 def compare(
@@ -77,6 +80,7 @@ def compare(
         write_comparison(
             Path(out), (str(first), str(second)), (records[0]["model"], records[1]["model"]), used,
             [entry for entry in records[0]["datasets"] if any(entry["name"] in one["datasets"] for one in used)], metrics, pairs, seed,
+            resamples=resamples, states=(records[0].get("state"), records[1].get("state")),
         )
     return metrics
 
@@ -98,8 +102,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
 
 def write_comparison(
     path: Path, names: tuple[str, str], models: tuple[Mapping[str, Any], Mapping[str, Any]], benchmarks: Sequence[Mapping[str, Any]],
-    datasets: Sequence[Mapping[str, Any]], metrics: pl.DataFrame, pairs: Sequence[Pair], seed: int, *,
-    options: Mapping[str, Any] | None = None, warnings: Sequence[str] = (),
+    datasets: Sequence[Mapping[str, Any]], metrics: pl.DataFrame, pairs: Sequence[Pair], seed: int, *, resamples: int,
+    states: tuple[str | None, str | None] = (None, None), options: Mapping[str, Any] | None = None, warnings: Sequence[str] = (),
 ) -> None:
     """Write tables, ledger, verdict, record and page of a comparison.
 
@@ -112,6 +116,8 @@ def write_comparison(
         metrics: of both and their paired differences.
         pairs: item tables before and after, one pair a benchmark.
         seed: of the resamples.
+        resamples: of the intervals of what was forgotten.
+        states: ids of the two states, where they are known.
         options: further choices that the folder keeps to.
         warnings: what the page says beside the figures.
 
@@ -126,9 +132,11 @@ def write_comparison(
         write_table(metrics, folder.tables / "metrics.parquet")
         befores, afters = (list(tables) for tables in zip(*pairs, strict=True))
         same = models[0]["base_hash"] is not None and models[0]["base_hash"] == models[1]["base_hash"]
-        ledger = build_ledger(pl.concat(befores), pl.concat(afters), same_model=same)
-        balance(ledger)
-        write_table(ledger, folder.tables / "ledger.parquet")
+        shared: dict[str, Any] = {name: models[0].get(name) for name in _READERS if models[0].get(name) == models[1].get(name)}
+        step = Step(stage_name=Path(names[1]).name, state_before=states[0], state_after=states[1], **shared)
+        ledger = build_ledger(pl.concat(befores), pl.concat(afters), same_model=same, step=step)
+        same_tokens = ledger["tokens_before"].eq_missing(ledger["tokens_after"]).all()
+        write_ledger_tables(ledger, folder, same_tokens=same_tokens, resamples=resamples, seed=seed)
         folder.write_items("base", "test", befores)
         folder.write_items("edited", "test", afters)
         compare_verdict(metrics, *names).write(folder.tables / "verdict.json")

@@ -19,7 +19,7 @@ from fairforget.data.training import TrainingSource, TrainingText, training_sour
 from fairforget.edits import Edit, RuntimeEdit, load_edit, merged
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.files import write_text
-from fairforget.forgetting import balance, build_ledger, summary
+from fairforget.forgetting import Step, build_ledger
 from fairforget.methods import method_registry
 from fairforget.models import Model, load
 from fairforget.report import model_card, write_report
@@ -30,6 +30,7 @@ from fairforget.workflows.audit import evaluate_all, measure
 from fairforget.workflows.base_audit import BaseAudit
 from fairforget.workflows.estimate import estimate, run_tokens
 from fairforget.workflows.guard import SelectGuard
+from fairforget.workflows.ledger_tables import write_ledger_tables
 from fairforget.workflows.plan import Plan, prepare
 from fairforget.workflows.recipe import Recipe, recipe_yaml
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
@@ -168,20 +169,22 @@ def _run(
     say(f"4/6 Strength {found.strength:g}. Measuring base and edited model on the test part.")
     before = known.test if known else measure(model, plan.benchmarks, "test", "base, test part")
     folder.write_items("base", "test", before)
-    after = before
+    after, state_after = before, model.state_id
     if found.strength:
         refuse_unchanged(model, edit, plan.target)
         with edit.applied(model):
+            state_after = model.state_id
             after = measure(model, plan.benchmarks, "test", "edited, test part")
     folder.write_items("edited", "test", after)
     say("5/6 Intervals, ledger and verdict.")
     metrics = evaluate_all(plan.benchmarks, before, after, base_rows=known.metrics if known else None, **options)
     write_table(metrics, folder.tables / "metrics.parquet")
-    ledger = build_ledger(pl.concat(before), pl.concat(after))
-    balance(ledger)
-    account = summary(ledger)
-    write_table(ledger, folder.tables / "ledger.parquet")
-    write_table(account, folder.tables / "ledger-summary.parquet")
+    step = Step(
+        stage_name=recipe.method.name, state_before=model.state_id, state_after=state_after, tokenizer_hash=model.tokenizer_hash,
+        template_hash=model.template_hash,
+    )
+    ledger = build_ledger(pl.concat(before), pl.concat(after), step=step)
+    account = write_ledger_tables(ledger, folder, resamples=recipe.resamples, seed=recipe.seed)
     evidence = _evidence(plan, recipe, found, before, after)
     verdict = debias_verdict(evidence, [benchmark.caution for benchmark in plan.benchmarks])
     verdict.write(folder.tables / "verdict.json")
@@ -191,7 +194,7 @@ def _run(
     if save_model and not (runtime and runtime["reason"]):
         merged(model, edit, folder.model)
     record = _record(recipe, plan, method, model, edit, found, before, data, warnings)
-    folder.write_record({**record, "runtime": runtime, "evidence": evidence.record()})
+    folder.write_record({**record, "state": state_after, "runtime": runtime, "evidence": evidence.record()})
     _write_words(folder)
     return DebiasResult(folder.path, edit, found.strength, ledger, account, metrics, found.curve, verdict)
 

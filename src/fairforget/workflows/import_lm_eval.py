@@ -77,7 +77,8 @@ def import_lm_eval(
         {"name": logged_model(place), "source": str(place), "family": "causal", "base_hash": None} for place in places
     ]
     write_comparison(
-        Path(out), (str(before), str(after)), (models[0], models[1]), used, [], metrics, pairs, seed, warnings=warnings,
+        Path(out), (str(before), str(after)), (models[0], models[1]), used, [], metrics, pairs, seed, resamples=resamples,
+        warnings=warnings,
         options={"tasks": list(tasks or shared), "metric": metric, "filter": filter_name, "groups": groups, "cluster": cluster,
                  "stratum": stratum, "role": role, "resamples": resamples},
     )

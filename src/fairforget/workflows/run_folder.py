@@ -157,6 +157,8 @@ def model_facts(model: Model) -> dict[str, Any]:
         "device": model.device.type,
         "attention": model.attention_kernel,
         "prefix": model.prefix_policy,
+        "tokenizer_hash": model.tokenizer_hash,
+        "template_hash": model.template_hash,
         "notes": model.notes,
     }
 
