@@ -40,6 +40,16 @@ def test_another_order_lists_the_options_elsewhere(data_folder: Path):
     assert 0.3 < moved / len(first) < 0.7
 
 
+def test_questions_of_one_form_are_told_apart_by_their_prompts(data_folder: Path):
+    orders = [resolve("question-answering:strategyqa", {"option_order": order}).items("causal", "test") for order in (0, 1)]
+    hashes = [[item.prompt_hash for item in items] for items in orders]
+    assert len(set(hashes[0])) == len({item.payload["context"] for item in orders[0]})
+    for first, second, *keys in zip(*orders, *hashes, strict=True):
+        assert (first.payload == second.payload and first.texts == second.texts) == (keys[0] == keys[1])
+    again = resolve("question-answering:strategyqa", {"option_order": 0}).items("causal", "test")
+    assert [item.prompt_hash for item in again] == hashes[0]
+
+
 def test_an_unknown_task_is_refused():
     with pytest.raises(UsageError, match="bbqq"):
         resolve("question-answering", {"tasks": ["bbqq"]})

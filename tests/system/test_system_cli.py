@@ -55,6 +55,10 @@ def test_debias_leaves_page_model_edit_tables_and_card(finished):
         assert pl.read_parquet(finished.folder / "tables" / f"{name}.parquet").height > 0, name
     assert set(pl.read_parquet(finished.folder / "tables" / "items-edited-test.parquet").columns) == set(ITEM_SCHEMA)
     record = json.loads((finished.folder / "run.json").read_text())
+    ledger = pl.read_parquet(finished.folder / "tables" / "ledger.parquet")
+    assert set(ledger["state_before"]) == {record["model"]["base_hash"]}
+    assert set(ledger["state_after"]) == {record["state"]} != set(ledger["state_before"])
+    assert set(ledger["tokenizer_hash"]) == {record["model"]["tokenizer_hash"]} and ledger["prompt_hash"].null_count() == 0
     assert record["finished"]
     assert record["strength"] > 0
     assert record["method"]["settings"]["steps"] == 10
