@@ -163,6 +163,26 @@ def test_the_second_pass_holds_one_gradient_at_a_time(monkeypatch: pytest.Monkey
     assert max(held) < -(-len(partition.tensors) // 5)
 
 
+def test_a_parameter_without_a_part_in_the_last_micro_batch_is_met_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an expert of a mixture is, that no token of the last rows was sent to."""
+    model = tiny_model("llama")
+    partition = VectorPartition(model.hf)
+    aside = next(tensor for tensor in partition if tensor.name.endswith("mlp.up_proj.weight"))
+    plain, calls = _pcgu_gradients._backward, list[int]()
+
+    def without_the_last(*arguments: Any) -> float:
+        calls.append(1)
+        aside.parameter.requires_grad_(len(calls) < 4)  # two micro-batches of each side
+        return plain(*arguments)
+
+    monkeypatch.setattr(_pcgu_gradients, "_backward", without_the_last)
+    found = contrast(model, partition, [all_pairs(model)] * 2, update="advantaged", preference="log-probability")
+    aside.parameter.requires_grad_(True)
+    assert len(calls) == 4
+    assert all(tensor.parameter.grad is None for tensor in partition)
+    assert found.present[aside.span].all() and (found.sums[1:, aside.span] > 0).all()
+
+
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_the_edit_lowers_the_margin_and_the_model_is_left_alone(kind: str) -> None:
     model = tiny_model(kind)

@@ -95,6 +95,15 @@ def test_a_causal_word_has_context_before_it(tmp_path: Path) -> None:
         assert min(labelled) >= 3 + len(model.prefix)
 
 
+def test_ase_looks_at_causal_words_wherever_they_stand(tmp_path: Path) -> None:
+    """That a causal word needs some context before it is asked of Context-Debias alone (collapse 3.3 and 3.6)."""
+    model, texts = tiny_model("llama"), ["Nurse at work."]
+    method, _ = made("Ase", tmp_path)
+    (tmp_path / "neutral.txt").write_text("Nurse at work.", encoding="utf-8")
+    stream = method.streams(Job(model, ["The man said that he has time.", *texts], 0, tmp_path))["neutral"]
+    assert len(stream) == 1 and stream.example(0, 0)["labels"][len(model.prefix)] >= 0
+
+
 def test_pronouns_of_snippets_and_flips_are_predicted(tmp_path: Path) -> None:
     method, _ = made("Ase", tmp_path)
     model = tiny_model("bert")

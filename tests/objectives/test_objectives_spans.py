@@ -95,6 +95,11 @@ def test_the_posterior_weighs_what_follows() -> None:
     batch = batch_of([0, 1, 1]) | {"place": torch.tensor([[1]])}
     found = float(CandidatePosterior(candidates=2).sum(model, batch).detach())
     assert math.exp(found) == pytest.approx(0.75, abs=1e-6)
+    # b, by the left alone .4, has .25 when a follows: under 0.9 of the uniform third it has no gradient left, and counts as .3
+    rare = batch_of([0, 2, 1]) | {"place": torch.tensor([[1]])}
+    assert math.exp(float(CandidatePosterior(candidates=2).sum(model, rare).detach())) == pytest.approx(0.25, abs=1e-6)
+    assert math.exp(float(CandidatePosterior(candidates=2, clamp=0.9).sum(model, rare).detach())) == pytest.approx(0.3, abs=1e-6)
+    assert float(CandidatePosterior(candidates=2, clamp=0.9).sum(model, batch).detach()) == pytest.approx(found)
 
 
 def test_with_all_tokens_as_candidates_it_is_the_true_conditional() -> None:

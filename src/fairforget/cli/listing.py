@@ -40,7 +40,8 @@ def _methods() -> None:
     registry = method_registry()
     methods = [registry.get(name) for name in registry.names()]
     print_table(
-        ["method", "models", "what it does"], [[method.name, ", ".join(sorted(method.families)), method.summary] for method in methods]
+        ["method", "models", "what it does", "source"],
+        [[method.name, ", ".join(sorted(method.families)), method.summary, method.source] for method in methods],
     )
 
 

@@ -140,6 +140,9 @@ def contrast(
                 finally:
                     for handle in handles:
                         handle.remove()
+            for tensor in block:  # had a part in an earlier micro-batch and none in the last, as an expert may
+                if tensor.parameter.grad is not None:
+                    met(tensor)(tensor.parameter)
     if not bool(torch.isfinite(sums).all()):
         raise NonFiniteGradientError(
             "PCGU's gradients are not finite: lower method.learning_rate, or load the model in float32; the base is unchanged."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -171,6 +172,17 @@ class TrainedMethod(Method):
     def streams(self, job: Job) -> Mapping[str, Stream]:
         """Rows to train on by stream name, the leading stream first; called with the plain base."""
 
+    @contextlib.contextmanager
+    def around(self, model: Model) -> Generator[dict[str, Any]]:
+        """What holds while the model is trained, e.g. another dropout; gives what the record says of it."""
+        del model
+        yield {}
+
+    def watched(self, job: Job, monitor: Monitor | None) -> Monitor | None:
+        """The monitor of the training, with a stop of the method's own before it; called when the streams are made."""
+        del job
+        return monitor
+
     @abstractmethod
     def objectives(self, job: Job, reference: Reference) -> list[Objective]:
         """Terms of the loss; `reference` gives a context in which the model computes what its base computes."""
@@ -188,12 +200,13 @@ class TrainedMethod(Method):
         settings = self.common
         texts = texts_of(data)
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, self.around(model) as held:
             job = Job(model, limited(data, settings.max_texts, seed), seed, folder or Path(scratch))
             set_seed(seed)
             streams = dict(self.streams(job))
             collapse, facts = collapse_terms(settings, model, texts, self.collapse_stream or next(iter(streams)), seed)
-            job.notes |= facts
+            job.notes |= {**facts, **held}
+            monitor = self.watched(job, monitor)
             if settings.retain != "none" or settings.ewc:
                 streams[RETAIN], job.notes["retained"] = retain_stream(settings, model, job.data, seed)
             leading = len(next(iter(streams.values())))

@@ -93,9 +93,9 @@ def word_sentences(job: Job, settings: WordSettings, *, grouped: bool = True) ->
     )
 
 
-def marked_stream(job: Job, marked: Marked, settings: TrainedSettings) -> SpanStream:
-    """Sentences as rows whose words are labelled and visible; a causal model must have read three tokens before a word."""
+def marked_stream(job: Job, marked: Marked, settings: TrainedSettings, *, context: int = LEFT_CONTEXT) -> SpanStream:
+    """Sentences as rows whose words are labelled and visible; a causal model must have read so many tokens before a word."""
     return SpanStream(
         job.model, marked.texts, marked.spans, max_length=settings.max_length, whole=True, hide=False,
-        context=LEFT_CONTEXT + len(job.model.prefix), seed=job.seed,
+        context=context + len(job.model.prefix) if context else 0, seed=job.seed,
     )

@@ -62,7 +62,8 @@ class Ase(TrainedMethod):
         spans = LexiconFinder([word for group in PRONOUNS for word in group]).find(texts)
         self.pronouns = SpanStream(job.model, texts, spans, max_length=settings.max_length, seed=job.seed)
         job.notes["snippets"] = {"with flips": len(texts), "with a pronoun": len(self.pronouns)}
-        return {PRONOUN: self.pronouns, NEUTRAL: marked_stream(job, word_sentences(job, settings, grouped=False).neutral, settings)}
+        neutral = word_sentences(job, settings, grouped=False).neutral
+        return {PRONOUN: self.pronouns, NEUTRAL: marked_stream(job, neutral, settings, context=0)}
 
     def objectives(self, job: Job, reference: Reference) -> list[Objective]:
         """The three terms."""

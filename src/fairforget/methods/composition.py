@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from fairforget.data.training import training_source
 from fairforget.errors import UsageError, unknown_name
 from fairforget.methods import method_registry
-from fairforget.methods._trained import Job, TrainedMethod, TrainedSettings
+from fairforget.methods._retain import retain_stream, retain_terms
+from fairforget.methods._trained import RETAIN, Job, TrainedMethod, TrainedSettings
 from fairforget.models.model import Model
 from fairforget.objectives.drift import Reference
 from fairforget.settings import Settings
-from fairforget.training import Objective, Stream
+from fairforget.training import Monitor, Objective, Stream
 
 
 class Term(BaseModel):
@@ -40,11 +42,16 @@ class CompositionSettings(TrainedSettings):
 
     terms: list[Term] = Field(min_length=1)
     """Methods with weights, e.g. `[{method: gradient-ascent}, {method: cda, weight: 0.5}]`. How it is trained (tuning, learning rate,
-    steps, lengths) is set once, here."""
+    steps, lengths, `retain_text`) is set once, here. A term keeps the `retain` of its method unless it sets another; `retain` here adds
+    one more, over all."""
+
+
+_OF_A_TERM = ("retain", "retain_weight", "retain_temperature", "retain_text")
+"""Settings of the training that a term may have of its own: what its loss holds the model with."""
 
 
 class Composition(TrainedMethod):
-    """L = Σ_i w_i L_i over methods that are a loss, each on streams of its own; the first one's rows set the length of a pass."""
+    """L = Σ_i w_i L_i over methods that are a loss, what each retains by included; streams are their own, the first sets a pass."""
 
     name: ClassVar[str] = "composition"
     summary: ClassVar[str] = "Train on the weighted losses of several methods at once."
@@ -66,17 +73,34 @@ class Composition(TrainedMethod):
     def streams(self, job: Job) -> Mapping[str, Stream]:
         """The streams of every term, under the term's number."""
         self.jobs = [self._job(job, number) for number in range(len(self.parts))]
-        return {
-            f"{number}/{name}": stream
-            for number, (part, own) in enumerate(zip(self.parts, self.jobs, strict=True))
-            for name, stream in part.streams(own).items()
-        }
+        found: dict[str, Stream] = {}
+        for number, (part, own) in enumerate(zip(self.parts, self.jobs, strict=True)):
+            found |= {f"{number}/{name}": stream for name, stream in part.streams(own).items()}
+            if part.common.retain != "none":
+                found[f"{number}/{RETAIN}"], own.notes["retained"] = retain_stream(part.common, own.model, own.data, own.seed)
+        return found
+
+    @contextlib.contextmanager
+    def around(self, model: Model) -> Generator[dict[str, Any]]:
+        """What holds for each term holds for all: they share their forward passes."""
+        held: dict[str, Any] = {}
+        with contextlib.ExitStack() as stack:
+            for part in self.parts:
+                held |= stack.enter_context(part.around(model))
+            yield held
+
+    def watched(self, job: Job, monitor: Monitor | None) -> Monitor | None:
+        """The monitor with every term's own stop."""
+        del job
+        for part, own in zip(self.parts, self.jobs, strict=True):
+            monitor = part.watched(own, monitor)
+        return monitor
 
     def objectives(self, job: Job, reference: Reference) -> list[Objective]:
         """The terms of every method, weighted, on its own streams."""
         found: list[Objective] = []
         for number, (term, part, own) in enumerate(zip(self.settings.terms, self.parts, self.jobs, strict=True)):
-            for objective in part.objectives(own, reference):
+            for objective in [*part.objectives(own, reference), *retain_terms(part.common, None, reference, own.seed)]:
                 objective.weight *= term.weight
                 if objective.stream is not None:
                     objective.stream = f"{number}/{objective.stream}"
@@ -100,10 +124,10 @@ def _part(term: Term, settings: CompositionSettings) -> TrainedMethod:
     if not issubclass(found, TrainedMethod) or issubclass(found, Composition):
         raise UsageError(f"terms: {term.method} is not a loss that can be added to others; use a method that trains on one.")
     for name in term.settings:
-        if name in TrainedSettings.model_fields:
+        if name in TrainedSettings.model_fields and name not in _OF_A_TERM:
             raise UsageError(f"terms: '{name}' of {term.method} belongs to the whole training: set method.{name}.")
         if name not in found.settings_class.model_fields:
             own = [field for field in found.settings_class.model_fields if field not in TrainedSettings.model_fields]
             raise unknown_name(f"setting of {term.method}", name, own)
-    shared = {"max_length": settings.max_length, "masking_rate": settings.masking_rate}
+    shared = {"max_length": settings.max_length, "masking_rate": settings.masking_rate, "retain_text": settings.retain_text}
     return found(**shared, **term.settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,13 +11,12 @@ from pydantic import Field
 from torch import nn
 
 from fairforget.data.training import TrainingSource
-from fairforget.edits import Edit
-from fairforget.methods._trained import Job, TrainedMethod, TrainedSettings, TrainingData
+from fairforget.methods._trained import Job, TrainedMethod, TrainedSettings
 from fairforget.models.model import Model
 from fairforget.objectives import CrossEntropy
 from fairforget.objectives.drift import Reference
 from fairforget.settings import Settings
-from fairforget.training import Monitor, Objective, Stream
+from fairforget.training import Objective, Stream
 
 RATES = {"albert": (0.05, 0.05), "gpt2": (0.15, 0.15)}
 """(hidden, attention) of the architectures that differ from those below (Webster et al. 2020; Bias Bench)."""
@@ -47,19 +45,12 @@ class Dropout(TrainedMethod):
     settings_class: ClassVar[type[Settings]] = DropoutSettings
     settings: DropoutSettings
 
-    def fit(
-        self, model: Model, data: TrainingData, *, seed: int = 0, folder: Path | None = None, monitor: Monitor | None = None
-    ) -> Edit:
-        """Train under raised dropout; see :meth:`Method.fit`.
-
-        Raises:
-            UsageError: a model, data or settings that do not go together.
-            FairforgetError: the training diverged.
-        """
+    @contextlib.contextmanager
+    def around(self, model: Model) -> Generator[dict[str, Any]]:
+        """Raised dropout, for all terms that are trained together."""
         hidden, attention = self.rates(model)
         with raised_dropout(model.hf, hidden, attention) as changed:
-            edit = super().fit(model, data, seed=seed, folder=folder, monitor=monitor)
-        return edit.with_provenance({"dropout": {"hidden": hidden, "attention": attention, "places": changed}})
+            yield {"dropout": {"hidden": hidden, "attention": attention, "places": changed}}
 
     def rates(self, model: Model) -> tuple[float, float]:
         """(hidden, attention) dropout for a model."""

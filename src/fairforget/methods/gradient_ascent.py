@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from fairforget.edits import Edit
 from fairforget.methods._base import texts_of
 from fairforget.methods._forget import FORGET, ForgetMethod, ForgetSettings
 from fairforget.methods._memorisation import MemorisationStop
-from fairforget.methods._trained import Job, TrainingData, limited
-from fairforget.models.model import Model
+from fairforget.methods._trained import Job
 from fairforget.objectives import Ascent
 from fairforget.objectives.drift import Reference
 from fairforget.settings import Settings
@@ -46,20 +43,10 @@ class GradientAscent(ForgetMethod):
         del job, reference
         return [Ascent(self.settings.forget_weight, FORGET, clamp=self.settings.clamp)]
 
-    def fit(
-        self, model: Model, data: TrainingData, *, seed: int = 0, folder: Path | None = None, monitor: Monitor | None = None
-    ) -> Edit:
-        """Train, with the paper's stop where it is asked for; see :meth:`Method.fit`.
-
-        Raises:
-            UsageError: a model, data or settings that do not go together.
-            FairforgetError: the training diverged.
-        """
+    def watched(self, job: Job, monitor: Monitor | None) -> Monitor | None:
+        """The paper's stop, where it is asked for."""
         settings = self.settings
-        if settings.stop_accuracy is not None or settings.stop_extraction is not None:
-            texts = texts_of(limited(data, settings.max_texts, seed))
-            monitor = MemorisationStop(
-                model, self.text_stream(Job(model, data, seed, folder or Path()), texts), accuracy=settings.stop_accuracy,
-                extraction=settings.stop_extraction, inner=monitor,
-            )
-        return super().fit(model, data, seed=seed, folder=folder, monitor=monitor)
+        if settings.stop_accuracy is None and settings.stop_extraction is None:
+            return monitor
+        stream = self.text_stream(job, texts_of(job.data))
+        return MemorisationStop(job.model, stream, accuracy=settings.stop_accuracy, extraction=settings.stop_extraction, inner=monitor)

@@ -113,7 +113,7 @@ class MlmUnlearning(ForgetMethod):
         del job, reference
         settings = self.settings
         if settings.right_context == "candidates":
-            return [CandidatePosterior(settings.forget_weight, FORGET, candidates=settings.candidates)]
+            return [CandidatePosterior(settings.forget_weight, FORGET, candidates=settings.candidates, clamp=settings.clamp)]
         return [Ascent(settings.forget_weight, FORGET, clamp=settings.clamp)]
 
     def _spans(self, job: Job, harmful: Sequence[str], texts: Sequence[str]) -> list[list[Span]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -117,13 +118,15 @@ class CandidatePosterior(Objective):
         weight: factor of the term.
         stream: a :class:`SpanStream` with whole rows.
         candidates: K.
+        clamp: floor of a word's posterior, in uniform guesses 1 / V over the vocabulary: a rarer one gets no gradient but still counts;
+            0 for none.
     """
 
     role: ClassVar[Role] = "forget"
 
-    def __init__(self, weight: float = 1.0, stream: str = "forget", *, candidates: int = 8) -> None:
+    def __init__(self, weight: float = 1.0, stream: str = "forget", *, candidates: int = 8, clamp: float = 0.0) -> None:
         super().__init__(weight, stream)
-        self.candidates = candidates
+        self.candidates, self.clamp = candidates, clamp
 
     def count(self, batch: Batch) -> int:
         """Number of rows."""
@@ -149,4 +152,7 @@ class CandidatePosterior(Objective):
         }
         with without_dropout(model):
             found = row_log_probabilities(model, flat).view(len(ids), -1)
-        return (found[:, 0] - torch.logsumexp(found, dim=1)).sum()
+        posterior = found[:, 0] - torch.logsumexp(found, dim=1)
+        if self.clamp:
+            posterior = posterior.clamp(min=math.log(self.clamp / logits.shape[-1]))
+        return posterior.sum()
