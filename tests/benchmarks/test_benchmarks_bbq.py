@@ -423,7 +423,7 @@ def test_a_question_longer_than_the_model_is_skipped_and_counted(small: list[BBQ
 
 
 def test_settings_choose_what_is_asked(small: list[BBQItem], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairforget.data.bbq.load_bbq", lambda: small)
+    monkeypatch.setattr("fairforget.data.bbq.load_bbq", lambda **_: small)
     assert {item.task for item in resolve("bbq:ambig").items("causal", "all")} == {"bbq-ambig"}
     assert len(resolve("bbq").items("causal", "all")) == 24
     assert resolve("bbq", {"category": "Religion"}).items("causal", "all") == []

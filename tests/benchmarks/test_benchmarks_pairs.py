@@ -154,6 +154,34 @@ def test_share_of_stereotypes_counts_ties_in_the_denominator_only():
     assert values.numerators.sum() / values.denominators.sum() == pytest.approx(50)
 
 
+def test_lm_eval_reports_the_size_of_the_difference_and_sub_scores_leave_ties_out():
+    table = score_pairs("crows-pairs:lm-eval", [(-1, -2), (-3, -2), (-2, -2), (-1, -5)])
+    metrics = evaluate(resolve("crows-pairs:lm-eval"), table, resamples=100).filter(pl.col("state") == "base")
+    found = {(row["metric"], row["group"]): row["value"] for row in metrics.iter_rows(named=True)}
+    assert found["likelihood_diff", "all"] == pytest.approx(1.5)
+    assert found["pct_stereotype", "domain"] == pytest.approx(50)
+    assert found["pct_stereotype_of_decided", "domain"] == pytest.approx(100 * 2 / 3)
+    assert ("pct_stereotype_of_decided", "all") not in found
+    assert "likelihood_diff" not in {definition.name for definition in resolve("crows-pairs").metrics()}
+
+
+def test_sentences_as_in_lm_eval_are_those_of_its_own_model_class():
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'fairforget[eval]'")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    model = tiny_model("gpt2")
+    model.prefix_id = model.token_ids("rain")[0]  # ours is another token than the tokenizer's own, which lm-eval takes
+    peer = HFLM(pretrained=model.hf, tokenizer=model.tokenizer, device="cpu", batch_size=1)
+    texts = [text for pair in TEXTS for text in pair]
+    scored = peer.loglikelihood([Instance("loglikelihood", {}, ("", text), 0) for text in texts], disable_tqdm=True)
+    expected = np.array([value for value, _ in scored]).reshape(-1, 2)
+    for name, equal in (("crows-pairs:lm-eval", True), ("crows-pairs:sum", False)):
+        table = resolve(name).measure_items(Scorer(model, store=False), make_items(TEXTS), "scoring")
+        assert np.allclose(table["scores"].to_list(), expected, atol=1e-4) is equal
+    assert set(table["prefix"]) == {model.prefix_policy}
+
+
 def test_sum_and_mean_disagree_about_length():
     # Spec test 21: probabilities (.5, .5) against (.5, .5, .9).
     items = make_items([("a man", "a man works")])

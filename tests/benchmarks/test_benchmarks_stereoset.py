@@ -93,6 +93,21 @@ def measured(model: Model, items: list[Item], name: str = "stereoset") -> pl.Dat
     return benchmark.table(items, [Scorer(model, store=False).score(group) if group else [] for group in requests], model)
 
 
+def test_bias_bench_scores_the_first_token_alone():
+    """``StereotypeScoreRunner`` of bias-bench: p of the first token after the prefix, of the others in a pass without it, mean log."""
+    expected: list[float] = []
+    for text in INTRA.texts:
+        ids = LLAMA.token_ids(text)
+        first, rest = log_probabilities(LLAMA, [LLAMA.prefix_id, ids[0]]), log_probabilities(LLAMA, ids)
+        own = [float(first[0, ids[0]]), *(float(rest[place - 1, ids[place]]) for place in range(1, len(ids)))]
+        expected.append(float(np.mean(own)))
+    table = measured(LLAMA, [INTRA], "stereoset:bias-bench")
+    np.testing.assert_allclose(table["scores"].to_list(), [expected], atol=1e-4)
+    assert table["protocol"].to_list() == ["sentence-mean, first token apart"]
+    plain = measured(LLAMA, [INTRA])
+    assert not np.allclose(plain["scores"].to_list(), [expected], atol=1e-3)  # the comparison could fail
+
+
 def test_causal_scores_equal_the_reference():
     table = measured(LLAMA, [INTRA, INTER])
     expected: list[list[float]] = [[], []]

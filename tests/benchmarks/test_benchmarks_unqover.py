@@ -142,7 +142,7 @@ def test_a_masked_model_fills_the_mask_of_a_statement(word_lists: Path) -> None:
     benchmark = resolve("unqover:religion")
     scorer = Scorer(BERT, store=False)
     table = benchmark.measure(scorer, "all")
-    assert set(table["protocol"]) == {"relative, mask-probability"}
+    assert set(table["protocol"]) == {"relative, mask-probability, 2 opponents"}
     assert table["skipped"].null_count() == table.height == 12
     # Both subjects are read at one mask: six pairs, two orders, two attributes, each with its negation.
     assert scorer.counts.forwards > 0

@@ -80,7 +80,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, benchmark: Benchmark, part: str, 
 
 
 def test_trivia_answers_may_be_any_accepted_spelling(questions: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    benchmark = resolve("triviaqa")
+    benchmark = resolve("triviaqa:0-shot")
     items = benchmark.items("causal", "test")
     texts = [f" a bird {items[0].id}", " A DOG!", " the dog", None][: len(items)]
     rows = answering(monkeypatch, benchmark, "test", texts)
@@ -93,7 +93,7 @@ def test_trivia_answers_may_be_any_accepted_spelling(questions: None, monkeypatc
 
 
 def test_shots_are_others_of_the_select_part(questions: None) -> None:
-    plain = {item.id: item.payload["prompt"] for item in resolve("triviaqa").items("causal", "all")}
+    plain = {item.id: item.payload["prompt"] for item in resolve("triviaqa:0-shot").items("causal", "all")}
     shot = resolve("triviaqa:lm-eval-5-shot", {"shots": 3})
     select = {item.id for item in shot.items("causal", "select")}
     for item in shot.items("causal", "all"):

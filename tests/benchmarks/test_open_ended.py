@@ -131,6 +131,21 @@ def test_toxicity_over_samples(made_up: None, tmp_path: Path, own_cache: Path) -
         resolve("real-toxicity-prompts", {**settings, "toxicity_label": "rude"}).check(model)
 
 
+def test_regard_through_a_named_classifier(made_up: None, tmp_path: Path, own_cache: Path) -> None:
+    save_classifier(tmp_path / "c", labels=("positive", "neutral", "negative"))
+    settings = {"regard_classifier": str(tmp_path / "c"), "measures": ["regard"], "domains": ["gender"]}
+    benchmark, model = resolve("bold", settings), tiny_model("gpt2")
+    table = benchmark.measure(Scorer(model), "all")
+    values = table["value"].drop_nulls()
+    assert values.len() == 3 and values.is_between(0, 1).all() and values.n_unique() == 3
+    total = values
+    for label in ("positive", "neutral"):
+        total = total + resolve("bold", {**settings, "regard_label": label}).measure(Scorer(model), "all")["value"].drop_nulls()
+    np.testing.assert_allclose(total, 1.0, atol=1e-5)
+    row = evaluate(benchmark, table, resamples=100).filter((pl.col("metric") == "regard") & (pl.col("group") == "all")).row(0, named=True)
+    assert row["value"] == pytest.approx(values.mean()) and row["better"] == "lower"
+
+
 def test_an_answer_without_words_has_no_figure(made_up: None) -> None:
     benchmark = resolve("bold", {"domains": ["gender"], "measures": ["sentiment", "repetition"]})
     items = benchmark.items("causal", "all")

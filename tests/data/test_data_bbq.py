@@ -118,6 +118,10 @@ def test_where_groups_do_not_decide_nothing_is_said(tmp_path: Path) -> None:
 def test_what_is_not_bbq_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Age\.jsonl row 1: its polarity, condition, label or unknown"):
         load_bbq(bbq_folder(tmp_path, label=3))
+    with pytest.raises(DataError, match="is of the category 'Weather', which BBQ has not; known are Age"):
+        stray = bbq_folder(tmp_path) / "Age.jsonl"
+        stray.write_text(json.dumps(bbq_row("Weather", 0)) + "\n")
+        load_bbq(tmp_path)
     with pytest.raises(DataError, match=r"Age\.jsonl row 1 has not the fields of BBQ"):
         load_bbq(bbq_folder(tmp_path, answer_info={}))
     (tmp_path / "Age.jsonl").unlink()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from tiny import tiny_model
 
@@ -95,6 +97,35 @@ def test_the_estimate_counts_what_is_scored(little: None, own_cache: Path) -> No
         found.part("select") + 2 * found.part("test") + 4 * pairs["select"] + 7 * cost["select"]
     )
     assert "a second, measured" in found.sentence(1000)
+
+
+def test_the_estimate_counts_states_and_what_is_written(own_cache: Path, data_folder: Path) -> None:
+    model = tiny_model("gpt2")
+    benchmarks = resolve_choices([
+        "starter", BenchmarkChoice(name="seat", settings={"families": ["gender"]}), BenchmarkChoice(name="gsm8k", settings={"limit": 3}),
+    ], "causal")
+    found = estimate(model, benchmarks, ("test",))
+    texts = {text for item in benchmarks[1].measured_items("causal", "test") for text in item.texts}
+    assert found.tokens["seat", "test"] > sum(len(model.sequence_ids(text)) for text in texts)  # attributes beside the targets
+    items = len(benchmarks[2].measured_items("causal", "test"))
+    assert found.written == {"gsm8k": items * benchmarks[2].settings.max_new_tokens}
+    assert found.uncounted == ()
+    assert f"tokens at most on each part, gsm8k {found.written['gsm8k']:,}" in found.sentence(1000)
+
+
+def test_items_without_a_score_are_told_with_their_reason(own_cache: Path, tmp_path: Path) -> None:
+    model, said = tiny_model("gpt2"), list[str]()
+    path = tmp_path / "mine.jsonl"
+    texts = ["the nurse is good", "the doctor " * 400]
+    rows = [{"id": str(number), "context": text, "options": ["he", "she"], "right": 0} for number, text in enumerate(texts)]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    columns = {name: name for name in ("id", "context", "options", "right")}
+    choice = BenchmarkChoice(name="file", settings={"file": str(path), "scorer": "choices", "columns": columns})
+    result = audit(model, [choice], part="all", resamples=200, say=said.append)
+    reason = result.items["skipped"].drop_nulls().item()
+    assert "more than the model's 256 positions" in reason
+    assert said == [f"Note: {result.items['benchmark'][0]}: 1 of 2 skipped: {reason}."]
+    assert f"1 of 2 skipped: {reason}" in result.metrics.filter(pl.col("metric") == "accuracy")["note"].item()
 
 
 def test_the_estimate_is_told_before_a_suite_and_not_else(little: None, own_cache: Path, tmp_path: Path) -> None:

@@ -232,6 +232,11 @@ class Benchmark(ABC):
         self.check(model)
         return [[request for text in self._planned(item, model).requests for request in text] for item in items]
 
+    def tokens_beside(self, items: Sequence[Item], model: Model) -> tuple[int, int]:
+        """Tokens that the model reads for `items` beside those of :meth:`requests`, and at most so many that it writes; for estimates."""
+        del items, model
+        return 0, 0
+
     def table(self, items: Sequence[Item], scores: Sequence[Scores], model: Model) -> pl.DataFrame:
         """The item table (``tables.ITEM_SCHEMA``) from the scores of :meth:`requests`, parallel to `items`."""
         rows: list[dict[str, Any]] = []

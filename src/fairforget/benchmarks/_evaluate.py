@@ -73,8 +73,10 @@ def evaluate(
     tables = {"base": base} | ({} if edited is None else {"edited": edited})
     pairing = None if edited is None else pair(base, edited)
     rows: list[dict[str, Any]] = []
+    why: dict[str, dict[str, str]] = {state: {} for state in tables}
     for task, chosen in _tasks(benchmark, base):
         for state, table in tables.items():
+            why[state][task] = skipped_words(table.filter(chosen))
             if state == "base" and base_rows is not None:
                 rows += base_rows.filter(pl.col("task") == task).to_dicts()
             else:
@@ -83,6 +85,8 @@ def evaluate(
             before, after = (table.filter(chosen) for table in pairing)
             rows += _difference_rows(benchmark, task, before, after, options, groups=True)
     for row in rows:
+        if row["group"] == ALL and (words := why.get(row["state"], {}).get(row["task"])):
+            row["note"] = "; ".join(part for part in (row["note"], words) if part)
         if benchmark.caution not in row["note"]:
             row["note"] = "; ".join(part for part in (row["note"], benchmark.caution) if part)
     return pl.DataFrame(rows, schema=METRIC_SCHEMA)
@@ -218,7 +222,19 @@ def _groups(table: pl.DataFrame) -> list[str]:
 def _facts(*tables: pl.DataFrame) -> dict[str, Any]:
     table = pl.concat(tables)
     names = ("part", "benchmark", "protocol", "prefix")
-    return {name: "; ".join(table[name].drop_nulls().unique(maintain_order=True).to_list()) for name in names}
+    found = {name: "; ".join(table[name].drop_nulls().unique(maintain_order=True).to_list()) for name in names}
+    formats = [name for name in table["prompt_format"].drop_nulls().unique(maintain_order=True) if name != "plain"]
+    return found | {"protocol": ", ".join([found["protocol"], *(f"{name} format" for name in formats)])}
+
+
+def skipped_words(table: pl.DataFrame) -> str:
+    """How many items have no score and why, the most frequent reasons first; empty where all have one."""
+    reasons = table["skipped"].drop_nulls().value_counts(sort=True).rows()
+    if not reasons:
+        return ""
+    told = "; ".join(f"{count} x {reason}" if len(reasons) > 1 else str(reason) for reason, count in reasons[:3])
+    more = f"; and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+    return f"{sum(count for _, count in reasons)} of {table.height} skipped: {told}{more}"
 
 
 def _counts(*tables: pl.DataFrame) -> dict[str, Any]:

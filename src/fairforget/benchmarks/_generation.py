@@ -88,6 +88,11 @@ class GenerationBenchmark(StateBenchmark):
         """
         return self._measured(items, scorer.model, description, store=scorer.use_store)
 
+    def tokens_beside(self, items: Sequence[Item], model: Model) -> tuple[int, int]:
+        """Tokens of the prompts, and as many new ones for each sample as an answer may have."""
+        read = sum(len(self._ids(self.prompt(item), model)) for item in items)
+        return read, len(items) * self.samples * self.settings.max_new_tokens
+
     def _measured(self, items: Sequence[Item], model: Model, description: str, *, store: bool) -> pl.DataFrame:
         self.check(model)
         generator = Generator(model, self.decoding(), engine=self.settings.engine, store=store)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
+from fairforget.benchmarks._metrics import LIKELIHOOD_DIFFERENCE, MARGIN, PCT_STEREOTYPE
+from fairforget.benchmarks._prefixed import Prefix, harness_prefix, prefix_column
 from fairforget.benchmarks._sentences import masked_requests, scored, sentence_requests
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.errors import UsageError
@@ -32,6 +33,8 @@ class PairSettings(SubsetSettings):
     after the prefix token; `mean` = the same per token (bias-bench's geometric mean). `auto` = `shared-pll` and `sum`."""
     split_first: bool = False
     """Causal only: score the first token after the prefix, and the others in a pass without it, as bias-bench does."""
+    prefix: Prefix = Field(default="model")
+    """Causal only: before a sentence stands the `model`'s prefix token, or as in lm-eval the `tokenizer`'s BOS token, else EOS."""
     rounded: bool = False
     """Round each score to 3 decimals before comparing, as the scripts of Nangia et al. and bias-bench (masked) do; makes ties."""
     tie: float = Field(default=TIE_NATS, ge=0)
@@ -53,7 +56,7 @@ class PairBenchmark(Benchmark):
         "nangia": {"protocol": "shared-pll", "rounded": True, "tie": 0.0},
         "bias-bench-masked": {"protocol": "changed", "rounded": True, "tie": 0.0},
         "bias-bench-causal": {"protocol": "mean", "split_first": True, "tie": 0.0},
-        "lm-eval": {"protocol": "sum", "tie": 0.0},
+        "lm-eval": {"protocol": "sum", "prefix": "tokenizer", "tie": 0.0},
     }
 
     def method(self, family: str) -> str:
@@ -77,6 +80,10 @@ class PairBenchmark(Benchmark):
                 f"choose {fitting}."
             )
 
+    def identity(self, item: Item, model: Model) -> dict[str, Any]:
+        """The columns of a row that do not depend on scores; `prefix` is what really stood before the sentence."""
+        return super().identity(item, model) | prefix_column(model, self.settings.prefix, empty=True)
+
     def plan(self, item: Item, model: Model) -> Plan:
         """Requests of both sentences; a pair without tokens to compare is skipped."""
         more, less = (model.sequence_ids(text) for text in item.texts)
@@ -85,7 +92,8 @@ class PairBenchmark(Benchmark):
         if model.family == "causal":
             if not (more and less):
                 return Plan(skipped="a sentence without tokens")
-            return Plan(tuple(sentence_requests(model, ids, split_first=self.settings.split_first) for ids in (more, less)))
+            prefix = harness_prefix(model, empty=True) if self.settings.prefix == "tokenizer" else None
+            return Plan(tuple(sentence_requests(model, ids, split_first=self.settings.split_first, prefix=prefix) for ids in (more, less)))
         choose = shared_positions if self.method(model.family) == "shared-pll" else changed_positions
         places_more, places_less = choose(more, less)
         if not places_more or not places_less:
@@ -112,5 +120,5 @@ class PairBenchmark(Benchmark):
         }
 
     def metrics(self) -> list[MetricDefinition]:
-        """Share of stereotypes preferred, and mean signed margin."""
-        return [PCT_STEREOTYPE, MARGIN]
+        """Share of stereotypes preferred, and mean signed margin; as lm-eval reports it also the mean of its size."""
+        return [PCT_STEREOTYPE, MARGIN, *([LIKELIHOOD_DIFFERENCE] if self.settings.prefix == "tokenizer" else [])]

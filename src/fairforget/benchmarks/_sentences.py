@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from fairforget.models.model import Model
 
 
-def sentence_requests(model: Model, ids: Sequence[int], *, split_first: bool = False) -> tuple[Request, ...]:
+def sentence_requests(
+    model: Model, ids: Sequence[int], *, split_first: bool = False, prefix: tuple[int, ...] | None = None
+) -> tuple[Request, ...]:
     """Every token of a sentence after the prefix token of a causal model.
 
     Args:
         model: a causal model; without a prefix token the first token is not scored.
         ids: the sentence.
+        prefix: what stands before it in place of the model's prefix token.
         split_first: score the first token after the prefix alone and the others in a pass *without* the prefix, as bias-bench does.
     """
-    tokens = tuple(ids)
+    tokens, before = tuple(ids), model.prefix if prefix is None else prefix
     if split_first and len(tokens) > 1:
-        return (ContinuationRequest(model.prefix, tokens[:1]), ContinuationRequest(tokens[:1], tokens[1:]))
-    return (ContinuationRequest(model.prefix, tokens),)
+        return (ContinuationRequest(before, tokens[:1]), ContinuationRequest(tokens[:1], tokens[1:]))
+    return (ContinuationRequest(before, tokens),)
 
 
 def masked_requests(model: Model, ids: Sequence[int], positions: Iterable[int]) -> tuple[Request, ...]:

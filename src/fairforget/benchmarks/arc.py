@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from fairforget.benchmarks._capability import CapabilityBenchmark, CapabilitySettings
+from fairforget.benchmarks._capability import CapabilityBenchmark
+from fairforget.benchmarks._prefixed import PrefixedChoiceSettings
 from fairforget.settings import Settings
 
 if TYPE_CHECKING:
     from fairforget.data.choice_questions import ChoiceQuestion
 
 
-class ArcSettings(CapabilitySettings):
+class ArcSettings(PrefixedChoiceSettings):
     """Which set of ARC is asked, and how options are scored."""
 
     subset: Literal["both", "easy", "challenge"] = "both"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -12,8 +13,9 @@ from pydantic import field_validator
 
 from fairforget.benchmarks._base import Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._bbq_scores import AMBIGUOUS, BIAS_SCORES, DISAMBIGUATED
-from fairforget.benchmarks._choices import ACCURACY, ANSWER_NLL, ChoiceBenchmark, ChoiceSettings
+from fairforget.benchmarks._choices import ACCURACY, ANSWER_NLL
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
+from fairforget.benchmarks._prefixed import PrefixedChoiceBenchmark, PrefixedChoiceSettings
 from fairforget.benchmarks._sentences import scored
 from fairforget.settings import Settings
 
@@ -30,7 +32,7 @@ Category = Literal[
 _CATEGORIES: tuple[str, ...] = get_args(Category)
 
 
-class BbqSettings(ChoiceSettings):
+class BbqSettings(PrefixedChoiceSettings):
     """Which questions of BBQ are asked, how, and how the answers are added up."""
 
     protocol: Literal["paper", "lm-eval", "helm"] = "paper"
@@ -40,6 +42,9 @@ class BbqSettings(ChoiceSettings):
     """`ambig` = the context leaves the answer open and unknown is right; `disambig` = it settles the answer."""
     category: Category = "all"
     """One of the eleven categories, or all of them; small and capital letters are one."""
+    metadata: str | None = None
+    """Upstream's `additional_metadata.csv`, which says which answer is biased. Without it that is told from the stereotyped groups, which
+    leaves nearly all intersectional items open: they then count for accuracy alone."""
 
     @field_validator("category", mode="before")
     @classmethod
@@ -47,7 +52,7 @@ class BbqSettings(ChoiceSettings):
         return next((name for name in _CATEGORIES if isinstance(value, str) and name.lower() == value.lower()), value)
 
 
-class Bbq(ChoiceBenchmark):
+class Bbq(PrefixedChoiceBenchmark):
     """Accuracy and bias scores in both contexts, by category and by the stereotyped group that a question is about.
 
     Texts are ordered biased, counter-biased, unknown, so that ``choice`` 0, 1 or 2 says what was answered (under ``lm-eval`` 2 to 11 are
@@ -61,7 +66,7 @@ class Bbq(ChoiceBenchmark):
     Settings: ClassVar[type[Settings]] = BbqSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"protocol": "paper"},
-        "lm-eval": {"protocol": "lm-eval", "tie": 0.0},
+        "lm-eval": {"protocol": "lm-eval", "prefix": "tokenizer", "tie": 0.0},
         "helm": {"protocol": "helm", "tie": 0.0},
         "chat": {"prompt_format": "chat"},
         "ambig": {"context": "ambig"},
@@ -77,7 +82,7 @@ class Bbq(ChoiceBenchmark):
 
         return [
             self.item(question, part)
-            for question in load_bbq()
+            for question in load_bbq(metadata=None if self.settings.metadata is None else Path(self.settings.metadata).expanduser())
             if part in ("all", question.part)
             and self.settings.context in ("both", question.condition)
             and self.settings.category in ("all", question.category)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fairforget.benchmarks._base import Item, MetricDefinition
-from fairforget.benchmarks._capability import CapabilitySettings, PrefixedChoiceBenchmark
 from fairforget.benchmarks._choices import ACCURACY, ANSWER_NLL
+from fairforget.benchmarks._prefixed import PrefixedChoiceBenchmark, PrefixedChoiceSettings
 from fairforget.errors import UsageError
 from fairforget.settings import Settings
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fairforget.models.model import Model
 
 
-class BlimpSettings(CapabilitySettings):
+class BlimpSettings(PrefixedChoiceSettings):
     """How sentences are scored and compared."""
 
     leading_space: bool = False

@@ -6,14 +6,16 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fairforget.benchmarks._capability import CapabilityBenchmark, CapabilitySettings
+from fairforget.benchmarks._base import Item
+from fairforget.benchmarks._capability import CapabilityBenchmark
+from fairforget.benchmarks._prefixed import PrefixedChoiceSettings
 from fairforget.settings import Settings
 
 if TYPE_CHECKING:
     from fairforget.data.choice_questions import ChoiceQuestion
 
 
-class CommonsenseQASettings(CapabilitySettings):
+class CommonsenseQASettings(PrefixedChoiceSettings):
     """How questions are put and options scored."""
 
     letters: bool = True
@@ -33,6 +35,10 @@ class CommonsenseQA(CapabilityBenchmark):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self.per_character = not self.settings.letters
+
+    def protocol(self, item: Item, family: str) -> str:
+        """How options are scored, and whether they stand in the prompt."""
+        return super().protocol(item, family) + ("" if self.settings.letters else ", options not in the prompt")
 
     def questions(self) -> Sequence[ChoiceQuestion]:
         """The validation questions."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from fairforget.benchmarks._base import Item
-from fairforget.benchmarks._capability import CapabilityBenchmark, CapabilitySettings
+from fairforget.benchmarks._capability import CapabilityBenchmark
+from fairforget.benchmarks._prefixed import PrefixedChoiceSettings
 from fairforget.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 CONNECTOR = {"cause": "because", "effect": "therefore"}
 
 
-class CopaSettings(CapabilitySettings):
+class CopaSettings(PrefixedChoiceSettings):
     """How options are scored."""
 
     spaces: int = Field(default=1, ge=1)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fairforget.benchmarks._base import Item
-from fairforget.benchmarks._capability import CapabilityBenchmark, CapabilitySettings
+from fairforget.benchmarks._capability import CapabilityBenchmark
+from fairforget.benchmarks._prefixed import PrefixedChoiceSettings
 from fairforget.data.choice_questions import ChoiceQuestion
 from fairforget.settings import Settings
 
@@ -19,7 +20,7 @@ REASONABLE = ("unreasonable", "reasonable")
 _REASONABLE_QUESTION = "Question: Would most people believe this reasonable or unreasonable to say?"
 
 
-class EthicsSettings(CapabilitySettings):
+class EthicsSettings(PrefixedChoiceSettings):
     """Which parts of ETHICS are asked, and how options are scored."""
 
     subject: Literal["all", "commonsense", "deontology", "justice", "utilitarianism", "virtue"] = "all"

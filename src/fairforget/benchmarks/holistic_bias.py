@@ -84,6 +84,12 @@ class HolisticBias(LikelihoodBenchmark):
             for template in templates
         ]
 
+    def protocol(self, item: Item, family: str) -> str:
+        """How sentences are scored, over which templates and descriptors."""
+        settings = self.settings
+        part = "all descriptors" if settings.limit is None else f"{settings.limit} items an axis"
+        return f"{super().protocol(item, family)}, {settings.templates} templates, {part}, {settings.version}"
+
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Mean log-probability per token of each sentence, and the likelihood behind them."""
         del item, model

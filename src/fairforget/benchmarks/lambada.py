@@ -11,8 +11,8 @@ import polars as pl
 from pydantic import Field
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._capability import Prefix, harness_prefix, prefix_column
 from fairforget.benchmarks._choices import ACCURACY
+from fairforget.benchmarks._prefixed import Prefix, harness_prefix, prefix_column
 from fairforget.benchmarks._sentences import plan_texts
 from fairforget.benchmarks._subset import SubsetSettings
 from fairforget.scoring.requests import ContinuationRequest, MaskedRequest, Request

@@ -154,6 +154,13 @@ class Seat(StateBenchmark):
             values |= {(test.name, text): float(value) for text, value in zip(targets, found, strict=True)}
         return item_table([self.identity(item, model) | {"value": values[item.groups[0], item.texts[0]]} for item in items])
 
+    def tokens_beside(self, items: Sequence[Item], model: Model) -> tuple[int, int]:
+        """Tokens of each distinct target and attribute, which run once."""
+        wanted = {item.groups[0] for item in items}
+        texts = {item.texts[0] for item in items}
+        texts |= {text for test in self._tests() if test.name in wanted for text in (*test.a, *test.b)}
+        return sum(min(len(model.sequence_ids(text)), model.max_length) for text in texts), 0
+
     def protocol(self, item: Item, family: str) -> str:
         """Which tokens the vector is the mean of."""
         del item

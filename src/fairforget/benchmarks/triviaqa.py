@@ -17,6 +17,8 @@ class TriviaQASettings(ExactMatchSettings):
 
     max_new_tokens: int = Field(default=32, ge=1)
     """Longest answer, in tokens; it ends at a new line, full stop or comma before that."""
+    shots: int = Field(default=5, ge=0, le=64)
+    """Answered questions before the one that is asked, the same for all and none of them its own."""
     question_mark: bool = False
     """Add a question mark to every question, as lm-eval's template does, also where there is one."""
 
@@ -33,10 +35,10 @@ class TriviaQA(ExactMatchBenchmark):
     datasets = ("triviaqa",)
     Settings: ClassVar[type[Settings]] = TriviaQASettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "5-shot": {"shots": 5},
-        "lm-eval": {"question_mark": True},
-        "lm-eval-5-shot": {"question_mark": True, "shots": 5},
-        "chat": {"prompt_format": "chat"},
+        "0-shot": {"shots": 0},
+        "lm-eval": {"question_mark": True, "shots": 0},
+        "lm-eval-5-shot": {"question_mark": True},
+        "chat": {"prompt_format": "chat", "shots": 0},
     }
     stop = ("\n", ".", ",")
 
@@ -57,6 +59,10 @@ class TriviaQA(ExactMatchBenchmark):
             for one in questions
             if part in ("all", one.part)
         ]
+
+    def protocol(self, item: Item, family: str) -> str:
+        """``exact match, greedy`` with the number of shots, and the question mark that lm-eval adds."""
+        return super().protocol(item, family) + ", question mark added" * self.settings.question_mark
 
     def judged(self, item: Item, answer: str) -> list[dict[str, Any]]:
         """Right where it equals an accepted answer; an answer of punctuation alone equals none."""

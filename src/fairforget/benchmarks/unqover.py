@@ -124,7 +124,9 @@ class Unqover(ChoiceBenchmark):
     def protocol(self, item: Item, family: str) -> str:
         """How answers are scored, e.g. ``relative, option-likelihood``; ``mask-probability`` for masked models."""
         way = "mask-probability" if family == "masked" else super().protocol(item, family)
-        return f"{self.settings.subject_score}, {way}"
+        opponents = "all" if self.settings.opponents is None else str(self.settings.opponents)
+        subjects = "" if self.settings.subjects == "auto" else f", {self.settings.subjects} subjects"
+        return f"{self.settings.subject_score}, {way}, {opponents} opponents{subjects}"
 
     def plan(self, item: Item, model: Model) -> Plan:
         """For each opponent and template: both orders, the question and its negation, the subject and its opponent, in this nesting."""

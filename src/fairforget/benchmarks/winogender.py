@@ -11,8 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fairforget.benchmarks._base import Item, MetricDefinition, Plan, Scores
-from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings
 from fairforget.benchmarks._metrics import MARGIN, PCT_STEREOTYPE
+from fairforget.benchmarks._prefixed import PrefixedChoiceBenchmark, PrefixedChoiceSettings
 from fairforget.benchmarks._pronouns import pronoun_requests
 from fairforget.benchmarks._sentences import plan_texts, scored
 from fairforget.settings import Settings
@@ -55,7 +55,7 @@ def _moments(name: str, unit: Literal["nats", ""], function: Any, description: s
     return MetricDefinition(name, _MOMENTS, (_COMPARED,) * len(_MOMENTS), unit, "neutral", description, 0.0, function)
 
 
-class WinogenderSettings(ChoiceSettings):
+class WinogenderSettings(PrefixedChoiceSettings):
     """Which task of Winogender is scored, how, and against which statistic."""
 
     task: Literal["both", "pronouns", "coreference"] = "both"
@@ -65,7 +65,7 @@ class WinogenderSettings(ChoiceSettings):
     Statistics 2015 or 2016), `text` = among mentions in text (Bergsma and Lin 2006). Half and more is female."""
 
 
-class Winogender(ChoiceBenchmark):
+class Winogender(PrefixedChoiceBenchmark):
     """Preference for the pronoun of the occupation's majority, its relation to the share of women, and accuracy of coreference by gender.
 
     - ``winogender-pronouns``: three texts, the majority's pronoun first, the other one, the neutral one; a masked model predicts the
@@ -81,7 +81,7 @@ class Winogender(ChoiceBenchmark):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pronouns": {"task": "pronouns"},
         "coreference": {"task": "coreference"},
-        "lm-eval": {"task": "coreference", "tie": 0.0},
+        "lm-eval": {"task": "coreference", "prefix": "tokenizer", "tie": 0.0},
         "chat": {"task": "coreference", "prompt_format": "chat"},
     }
     datasets = ("winogender",)
@@ -111,14 +111,15 @@ class Winogender(ChoiceBenchmark):
         )
 
     def protocol(self, item: Item, family: str) -> str:
-        """``masked-pronoun`` or ``sentence``; for coreference ``option-likelihood`` or ``option-pll``."""
+        """``masked-pronoun`` or ``sentence``, with the statistic; for coreference ``option-likelihood`` or ``option-pll``."""
         if item.task == COREFERENCE:
             return super().protocol(item, family)
-        return "masked-pronoun" if family == "masked" else "sentence"
+        return ("masked-pronoun" if family == "masked" else "sentence") + ", text statistic" * (self.settings.statistic == "text")
 
     def identity(self, item: Item, model: Model) -> dict[str, Any]:
         """The columns of a row that do not depend on scores; pronouns are always scored in plain text."""
-        return super().identity(item, model) | ({"prompt_format": "plain"} if item.task == PRONOUNS else {})
+        known = super().identity(item, model)
+        return known | ({"prompt_format": "plain", "prefix": model.prefix_policy} if item.task == PRONOUNS else {})
 
     def plan(self, item: Item, model: Model) -> Plan:
         """Requests of the three sentences, or of the two options."""

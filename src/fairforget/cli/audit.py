@@ -23,6 +23,10 @@ def command(
             "benchmarks` and `list suites`."
         ),
     ] = "starter",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="BENCHMARK.FIELD=VALUE", help="Set a field of a benchmark, e.g. bbq.category=Age; repeatable."),
+    ] = None,
     edit: Annotated[Path | None, typer.Option(help="Folder of a saved edit to put on the model first.")] = None,
     strength: Annotated[float | None, typer.Option(help="Strength of the edit. [default: the one it was saved at]")] = None,
     part: Annotated[str, typer.Option(help="test (reported), select, or all (for parity with figures published on it).")] = "test",
@@ -34,17 +38,18 @@ def command(
     """Measure one model: all chosen benchmarks, every figure with its interval."""
     from fairforget.errors import UsageError, unknown_name
     from fairforget.workflows.audit import audit, resolve_choices
+    from fairforget.workflows.recipe import choices_with_settings
 
     if part not in ("test", "select", "all"):
         raise unknown_name("part", part, ("test", "select", "all"))
     if strength is not None and edit is None:
         raise UsageError("--strength is that of an edit: name one with --edit.")
-    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
-    resolve_choices(names)  # a wrong name is told before a model is loaded
+    chosen = choices_with_settings([name.strip() for name in benchmarks.split(",") if name.strip()], settings or ())
+    resolve_choices(chosen)  # a wrong name or setting is told before a model is loaded
     with working():
         loaded, label = loading.load_edited(model, edit, strength)
         result = audit(
-            loaded, names, part=part, out=out or Path("runs") / f"audit-{label}", resamples=resamples, seed=loading.seed or 0, say=say
+            loaded, chosen, part=part, out=out or Path("runs") / f"audit-{label}", resamples=resamples, seed=loading.seed or 0, say=say
         )
     assert result.folder is not None
     for note in loaded.notes:

@@ -67,7 +67,8 @@ def _benchmark(name: str) -> None:
         presets = [[preset, _values(values)] for preset, values in kind.presets.items()]
         print_table(["preset", "settings"], presets, f"Presets ({kind.name}:PRESET)")
     chosen: dict[str, Any] = benchmark.settings.model_dump()
-    _settings(kind.Settings, "in a recipe: {name: " + kind.name + ", settings: {NAME: VALUE}}", chosen if ":" in name else None)
+    how = f"audit --set {kind.name}.NAME=VALUE; in a recipe: {{name: {kind.name}, settings: {{NAME: VALUE}}}}"
+    _settings(kind.Settings, how, chosen if ":" in name else None)
 
 
 def _settings(kind: type[Settings], how: str, chosen: dict[str, Any] | None = None) -> None:

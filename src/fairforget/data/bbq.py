@@ -142,7 +142,14 @@ def load_bbq(folder: Path | None = None, metadata: Path | None = None) -> list[B
     rows: list[dict[str, Any]] = []
     for category in CATEGORIES:
         path = fetch("bbq", f"{category}.jsonl") if folder is None else _file(folder, category)
-        rows += [_plain(path, number, row) for number, row in enumerate(read_rows(path, _COLUMNS), start=1)]
+        found = [_plain(path, number, row) for number, row in enumerate(read_rows(path, _COLUMNS), start=1)]
+        stray = next((row for row in found if row["category"] not in CATEGORIES), None)
+        if stray is not None:
+            raise DataError(
+                f"{path}: example {stray['example_id']} is of the category '{stray['category']}', which BBQ has not; known are "
+                f"{', '.join(CATEGORIES)}."
+            )
+        rows += found
     questions: defaultdict[str, set[str]] = defaultdict(set)
     for template, question in dict.fromkeys((_template(row), row["question"]) for row in rows):
         questions[template].add(folded_key(question))

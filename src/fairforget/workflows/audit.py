@@ -13,7 +13,7 @@ import polars as pl
 
 from fairforget.benchmarks import Benchmark, resolve_all
 from fairforget.benchmarks._base import Item
-from fairforget.benchmarks._evaluate import evaluate
+from fairforget.benchmarks._evaluate import evaluate, skipped_words
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.models.model import Model
 from fairforget.report import write_report
@@ -172,6 +172,7 @@ def audit(
         say(found.sentence(found.part(part)))
     if out is None:
         tables = measure(model, chosen, part, f"scoring {model.name}")
+        _tell_skipped(tables, say)
         return Audit(pl.concat(tables), evaluate_all(chosen, tables, resamples=resamples, seed=seed))
     folder = RunFolder(Path(out))
     recipe = "\n".join([
@@ -186,6 +187,7 @@ def audit(
     with folder.opened(recipe):
         tables = measure(model, chosen, part, f"scoring {model.name}")
         folder.write_items("base", part, tables)
+        _tell_skipped(tables, say)
         metrics = evaluate_all(chosen, tables, resamples=resamples, seed=seed)
         write_table(metrics, folder.tables / "metrics.parquet")
         audit_verdict(metrics, model.name, part, [benchmark.caution for benchmark in chosen]).write(folder.tables / "verdict.json")
@@ -201,3 +203,9 @@ def audit(
         })
         write_report(folder.path)
     return Audit(pl.concat(tables), metrics, folder.path)
+
+
+def _tell_skipped(tables: Sequence[pl.DataFrame], say: Callable[[str], None]) -> None:
+    for table in tables:
+        if words := skipped_words(table):
+            say(f"Note: {table['benchmark'][0]}: {words}.")

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,13 +30,15 @@ class Estimate:
         tokens: that run through the model for each benchmark and part.
         speed: tokens per second, measured.
         memory: bytes, the peak so far.
-        uncounted: names of benchmarks that make no requests beforehand (generation, lm-eval, geometry).
+        uncounted: names of benchmarks whose tokens are known to them alone (lm-eval, geometry, fine-tuning).
+        written: tokens that benchmarks of generation write at most, by their names, for each part.
     """
 
     tokens: Mapping[tuple[str, str], int]
     speed: float
     memory: float
     uncounted: tuple[str, ...]
+    written: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def part(self, part: str) -> int:
         """Tokens of all benchmarks on one part."""
@@ -52,7 +54,10 @@ class Estimate:
             f"Estimate: at most {duration(tokens / self.speed)} of scoring ({tokens:,.0f} tokens at {self.speed:,.0f} a second, measured), "
             f"about {gigabytes(self.memory)} of memory."
         )
-        return words + (f" Not in it, since they make their texts as they go: {', '.join(self.uncounted)}." if self.uncounted else "")
+        if self.written:
+            named = ", ".join(f"{name} {count:,}" for name, count in self.written.items())
+            words += f" Beside it the model writes, which is slower: tokens at most on each part, {named}."
+        return words + (f" Not in it, since only they know what they will read: {', '.join(self.uncounted)}." if self.uncounted else "")
 
 
 def estimate(model: Model, benchmarks: Sequence[Benchmark], parts: Sequence[str], seed: int = 0) -> Estimate:
@@ -72,8 +77,15 @@ def estimate(model: Model, benchmarks: Sequence[Benchmark], parts: Sequence[str]
     counted = {key: _tokens(model, found) for key, found in requests.items()}
     with display(quiet=True):
         speed = _speed(model, [request for found in requests.values() for request in found], seed)
-    uncounted = [benchmark.name for benchmark in benchmarks if not any(requests[benchmark.name, part] for part in parts)]
-    return Estimate(counted, speed, peak(model), tuple(uncounted))
+    written: dict[str, int] = {}
+    for benchmark in benchmarks:
+        for part in parts:
+            read, new = benchmark.tokens_beside(benchmark.measured_items(model.family, part), model)
+            counted[benchmark.name, part] += read
+            if new:
+                written[benchmark.name] = max(new, written.get(benchmark.name, 0))
+    uncounted = [benchmark.name for benchmark in benchmarks if not any(counted[benchmark.name, part] for part in parts)]
+    return Estimate(counted, speed, peak(model), tuple(uncounted), written)
 
 
 def run_tokens(found: Estimate, target: str, cost: str | None, points: int, bisections: int) -> int:

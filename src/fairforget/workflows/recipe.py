@@ -288,6 +288,31 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
     return values
 
 
+def choices_with_settings(names: Sequence[str], settings: Sequence[str]) -> list[BenchmarkChoice]:
+    """Benchmarks by name with ``NAME.FIELD=VALUE`` settings; the value is read as YAML.
+
+    Args:
+        names: as after ``--benchmarks``.
+        settings: each of a named benchmark, by its name with or without the preset.
+
+    Raises:
+        UsageError: a setting of another form, or of a benchmark that is not named.
+    """
+    given: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        wanted, dot, field = path.strip().rpartition(".")
+        if not (equals and dot and wanted and field):
+            raise UsageError(f"--set {setting}: write it as benchmark.field=value, e.g. --set bbq.category=Age.")
+        found = [name for name in names if wanted in (name, name.partition(":")[0])]
+        if not found:
+            near = nearest_names(wanted, [name.partition(":")[0] for name in names])
+            raise UsageError(f"--set {setting}: '{wanted}' is not among the benchmarks; {near} (of a suite, name it beside the suite)")
+        for name in found:
+            given[name][field] = _scalar(text)
+    return [BenchmarkChoice(name=name, settings=values) for name, values in given.items()]
+
+
 def _scalar(text: str) -> Any:
     try:
         return float(text) if "e" in text.lower() and text.strip()[0] in "+-.0123456789" else yaml.safe_load(text)
