@@ -58,6 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "coupling": pl.DataFrame([coupled]),
         "slopes": pl.DataFrame([{"x": "selective", "points_of": "all", "over": "run", "value": 0.2, "clusters": 12, **interval}]),
         "arms": pl.DataFrame([{"compared": "anti", "with": "cda2", "figure": "overall", **matched}]),
+        "sizes": pl.DataFrame([{"arm": "cda2", "compared": "100", "with": "10", "figure": "overall", **matched}]),
         "mitigations": pl.DataFrame([{"arm": "cda2", "compared": "kl", "with": "plain", "figure": "downstream_change", **matched}]),
         "objective": pl.DataFrame([less_control]),
         "strata": table.filter(pl.col("step") == 30).select(
@@ -100,6 +101,7 @@ def test_words_and_verdicts_come_first_and_every_section_is_there(page, folder):
     assert "this drives that" in text
     assert "−0.9" in text
     assert "kl − plain" in text
+    assert "100 − 10" in text
     assert "1 runs do not get there" in text
     assert EVIL not in text
     holders = [attributes["aria-label"] for attributes in page.all("div") if "data-chart" in attributes]

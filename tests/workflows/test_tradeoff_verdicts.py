@@ -98,6 +98,15 @@ def test_arms_are_compared_at_shares_of_what_both_reach():
     assert (arms["high"] < 0).all()  # the same cost buys 1.5 times the shift
 
 
+def test_more_texts_are_compared_with_the_fewest_of_the_same_arm():
+    recipe = TradeoffRecipe.model_validate({"arms": list(ARMS), "resamples": 300, "matched": [0.5]})
+    dearer = pl.when(pl.col("size") == 100).then(2 * pl.col("overall")).otherwise("overall")
+    for table, found in ((checkpoints(), False), (checkpoints().with_columns(overall=dearer), True)):
+        sizes = analyse(recipe, table)["sizes"].filter(pl.col("figure") == "overall")
+        assert sizes.select("arm", "compared", "with", "pairs").rows() == [("cda2", "100", "10", 8), ("anti", "100", "10", 8)]
+        assert [low > 0 for low in sizes["low"]] == [found, found]
+
+
 def test_coupling_is_told_arm_by_arm_too():
     opposite = pl.when(pl.col("arm") == "anti").then(-pl.col("downstream_change")).otherwise("downstream_change")
     recipe = TradeoffRecipe.model_validate({"arms": list(ARMS), "resamples": 300})

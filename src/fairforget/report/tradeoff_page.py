@@ -20,7 +20,7 @@ from fairforget.tables import read_table
 TRADEOFF_RECORD = "tradeoff.json"
 PAGE = "tradeoff.html"
 PLAIN = "plain"
-_ANALYSES = ("coupling", "slopes", "arms", "objective", "mitigations", "strata")
+_ANALYSES = ("coupling", "slopes", "arms", "sizes", "objective", "mitigations", "strata")
 _SAID = 8
 """Rows named in the text alternative of a chart."""
 
@@ -123,6 +123,7 @@ def _model(model: str, checkpoints: pl.DataFrame, analyses: dict[str, pl.DataFra
         "coupling": [_coupling(row) for row in tables["coupling"].iter_rows(named=True)],
         "slopes": [_slope(row) for row in tables["slopes"].iter_rows(named=True)],
         "arms": [_compared(row) for row in tables["arms"].iter_rows(named=True)],
+        "sizes": [_compared(row) for row in tables["sizes"].iter_rows(named=True)],
         "objective": [_objective(row) for row in tables["objective"].iter_rows(named=True)],
         "mitigations": [_compared(row) for row in tables["mitigations"].iter_rows(named=True)],
         "mitigated": mitigated,

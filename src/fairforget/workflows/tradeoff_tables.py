@@ -56,7 +56,7 @@ CHECKPOINT_SCHEMA: dict[str, pl.DataType] = {
 RUN_SCHEMA: dict[str, pl.DataType] = {**_RUN, "status": pl.String(), "reason": pl.String(), "seconds": pl.Float64()}
 """Columns of ``runs.parquet``."""
 
-ANALYSES = ("coupling", "slopes", "arms", "objective", "mitigations")
+ANALYSES = ("coupling", "slopes", "arms", "sizes", "objective", "mitigations")
 """Names of the tables of analyses."""
 
 ALL_ARMS = "all arms"
@@ -130,7 +130,8 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
     Returns:
         ``coupling``: correlations of downstream scores with overall forgetting, plain arms together and one by one; ``slopes``: of
         overall forgetting on selectivity and on the margin shift, plain arms but the control; ``arms``: each arm against the reference
-        at equal bias; ``objective``: each arm less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
+        at equal bias; ``sizes``: each arm on more texts against itself on the fewest, at equal bias, paired by seed; ``objective``: each
+        arm less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
     """
     found: dict[str, list[pl.DataFrame]] = {name: [] for name in ANALYSES}
     for model in recipe.models:
@@ -141,7 +142,8 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
         named = pl.lit(label(model)).alias("model")
         parts = {
             "coupling": _couplings(plain, recipe.resamples), "slopes": _slopes(plain, recipe.resamples),
-            "arms": _arms(recipe, plain), "objective": _objective(recipe, plain), "mitigations": _mitigations(recipe, own),
+            "arms": _arms(recipe, plain), "sizes": _sizes(recipe, plain), "objective": _objective(recipe, plain),
+            "mitigations": _mitigations(recipe, own),
         }
         for name, part in parts.items():
             if part is not None:
@@ -221,6 +223,20 @@ def _arms(recipe: TradeoffRecipe, plain: pl.DataFrame) -> pl.DataFrame | None:
         _compared(plain.filter(pl.col("arm").is_in([arm, reference])), arm, reference, "arm", share, recipe.resamples, 0.95)
         for arm in others for share in recipe.matched
     ]
+    return pl.concat(found) if found else None
+
+
+def _sizes(recipe: TradeoffRecipe, plain: pl.DataFrame) -> pl.DataFrame | None:
+    """What more texts change: the size takes the place of the arm, so that pairs are runs of one seed."""
+    found: list[pl.DataFrame] = []
+    for (arm,), rows in plain.filter(pl.col("arm") != CONTROL).group_by(["arm"], maintain_order=True):
+        fewest, *more = rows["size"].unique().sort().to_list()
+        named = rows.with_columns(texts=pl.col("size").cast(pl.String), size=pl.lit(0, rows.schema["size"]))
+        for size in more:
+            own = named.filter(pl.col("texts").is_in([str(size), str(fewest)]))
+            for share in recipe.matched:
+                compared = _compared(own, str(size), str(fewest), "texts", share, recipe.resamples, 0.95)
+                found.append(compared.select(pl.lit(str(arm)).alias("arm"), pl.all()))
     return pl.concat(found) if found else None
 
 
