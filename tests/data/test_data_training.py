@@ -1,5 +1,8 @@
 """What a method may be trained on."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from fairforget.data.crows_pairs import load_crows_pairs
@@ -109,3 +112,17 @@ def test_what_is_wrong_is_said(tmp_path):
 def test_names_are_those_that_load(data_folder):
     for name in training_source_names():
         assert training_source(name).name == name
+
+
+def test_some_groups_of_a_source(tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"text": f"text {number}", "group": group} for number, group in enumerate(("a", "b", "a", "c"))]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    columns = {"text": "text", "group": "group"}
+    whole = training_source(path, columns=columns)
+    some = training_source(path, columns=columns, groups=["a", "c"])
+    assert [text.text for text in some.texts] == ["text 0", "text 2", "text 3"]
+    assert (whole.provenance["texts"], some.provenance["texts"]) == (4, 3)
+    assert some.provenance["options"]["groups"] == ["a", "c"] and some.provenance["sha256"] != whole.provenance["sha256"]
+    with pytest.raises(UsageError, match=r"group of .* named 'd'"):
+        training_source(path, columns=columns, groups=["d"])

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fairforget.data.bbq import INTERSECTIONAL, bbq_pair, load_bbq
 from fairforget.data.catalogue import get_dataset
@@ -26,8 +26,6 @@ from fairforget.data.user_files import HUB_PREFIX, load_user_rows
 from fairforget.data.winogender import load_winogender
 from fairforget.errors import DataError, UsageError, unknown_name
 from fairforget.files import sha256_file
-
-StereoSetTask = Literal["intersentence", "intrasentence", "both"]
 
 USER_ROLES = ("text", "prompt", "counterpart", "partner", "group", "cluster")
 """What a column of the user's training data can be used for; only ``text`` is needed. ``prompt`` holds the question that the text answers,
@@ -72,8 +70,8 @@ class TrainingSource:
 
 
 def training_source(
-    source: str | Path, *, stereoset_task: StereoSetTask = "intersentence", columns: Mapping[str, str] | None = None, split: str = "train",
-    config: str | None = None,
+    source: str | Path, *, stereoset_task: str = "intersentence", columns: Mapping[str, str] | None = None, split: str = "train",
+    config: str | None = None, groups: Sequence[str] = (),
 ) -> TrainingSource:
     """Load what is to be trained on.
 
@@ -86,15 +84,32 @@ def training_source(
             ``stsb`` (pairs of sentences that say nearly the same), ``qa:TASK`` (questions of the `train` part of a task of
             :mod:`fairforget.data.question_answering`, answered by letters), the path of a CSV, TSV, JSONL or Parquet file, or
             ``datasets:owner/name``.
-        stereoset_task: which StereoSet task(s) the stereotypes are taken from.
+        stereoset_task: which StereoSet task(s) the stereotypes are taken from: ``intersentence``, ``intrasentence`` or ``both``.
         columns: for the user's data, role (see :data:`USER_ROLES`) to column; by default the column ``text``.
         split: split of a `datasets` id.
         config: configuration of a `datasets` id.
+        groups: only texts of these groups or domains are kept; all when empty.
 
     Raises:
-        UsageError: the source, the task or a role is not known.
+        UsageError: the source, the task, a role or a group is not known.
         DataError: the data is missing, damaged, or gives no text.
     """
+    whole = _whole_source(source, stereoset_task, columns, split, config)
+    if not groups:
+        return whole
+    known = sorted({group for text in whole.texts for group in text.groups})
+    unknown = next((group for group in groups if group not in known), None)
+    if unknown is not None:
+        raise unknown_name(f"group of {whole.name}", unknown, known)
+    texts = tuple(text for text in whole.texts if set(groups) & set(text.groups))
+    options = {**whole.provenance.get("options", {}), "groups": list(groups)}
+    facts = {"options": options, "texts": len(texts), "sha256": _digest(list(texts))}
+    return TrainingSource(whole.name, texts, {**whole.provenance, **facts})
+
+
+def _whole_source(
+    source: str | Path, stereoset_task: str, columns: Mapping[str, str] | None, split: str, config: str | None
+) -> TrainingSource:
     name = str(source)
     builders: dict[str, Callable[[], TrainingSource]] = {
         "starter": _starter,
@@ -140,7 +155,7 @@ def _digest(texts: list[TrainingText]) -> str:
     return hashlib.sha256("\0".join(text.prompt + text.text for text in texts).encode()).hexdigest()
 
 
-def _stereoset(task: StereoSetTask) -> TrainingSource:
+def _stereoset(task: str) -> TrainingSource:
     if task not in (*TASKS, "both"):
         raise unknown_name("StereoSet task", task, [*TASKS, "both"])
     examples = load_stereoset()

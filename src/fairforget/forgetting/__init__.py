@@ -23,6 +23,7 @@ from fairforget.forgetting.task_matrix import (
     recovery_table,
     task_matrix,
 )
+from fairforget.forgetting.transfer import TransferRatio, transfer_ratio, transfer_table
 from fairforget.forgetting.transitions import (
     ChanceAdjusted,
     Transitions,
@@ -44,6 +45,7 @@ __all__ = [
     "Share",
     "Step",
     "TaskMatrix",
+    "TransferRatio",
     "Transitions",
     "balance",
     "biased_forgetting",
@@ -69,6 +71,8 @@ __all__ = [
     "summary",
     "task_matrix",
     "tokens_per_text",
+    "transfer_ratio",
+    "transfer_table",
     "transition_paths",
     "transitions",
 ]

@@ -156,10 +156,7 @@ class StageTrainer:
             choice = stage.train
             if choice is None:
                 return training_source(method_registry().get(stage.method.name).default_source)
-            return training_source(
-                choice.source, stereoset_task=choice.stereoset_task, columns=choice.columns or None, split=choice.split,  # type: ignore[arg-type]
-                config=choice.config,
-            )
+            return training_source(choice.source, **choice.arguments())
         if stage.replay is not None:
             taught = self._taught(path[:-1], stage.replay, seed)
             rows = draw_by_group(taught, round(stage.share * len(taught)), stage.draw, seed, len(path))

@@ -126,14 +126,7 @@ def _run(
     plan = prepare(recipe)
     method = method_registry().get(recipe.method.name)(**recipe.method.settings)
     if data is None:
-        train = recipe.train
-        data = training_source(
-            train.source,
-            stereoset_task=train.stereoset_task,  # type: ignore[arg-type]  # an unknown one is refused with a sentence
-            columns=train.columns or None,
-            split=train.split,
-            config=train.config,
-        )
+        data = training_source(recipe.train.source, **recipe.train.arguments())
     if model is None:
         say(f"Loading {recipe.model.ref}.")
         model = load(recipe.model.ref, **recipe.model.arguments())

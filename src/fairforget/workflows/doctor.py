@@ -135,11 +135,9 @@ def _work(model: Model, recipe: Recipe) -> list[Fact]:
 
 def _training_tokens(model: Model, recipe: Recipe) -> tuple[int, str]:
     """Tokens that the fitting goes through, and that in words; 0 where the training data are not here yet."""
-    train, settings = recipe.train, recipe.method.settings
+    settings = recipe.method.settings
     try:
-        source = training_source(
-            train.source, stereoset_task=train.stereoset_task, columns=train.columns or None, split=train.split, config=train.config  # type: ignore[arg-type]
-        )
+        source = training_source(recipe.train.source, **recipe.train.arguments())
     except FairforgetError as error:
         return 0, f"training data not counted: {error}"
     limit = int(settings.get("max_length") or model.max_length)

@@ -71,6 +71,12 @@ class TrainChoice(Settings):
     """Split of a `datasets` id."""
     config: str | None = None
     """Configuration of a `datasets` id."""
+    groups: tuple[str, ...] = ()
+    """Only texts of these groups or domains, e.g. `[gender]` of StereoSet; all where none is named."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What :func:`fairforget.data.training.training_source` takes beside the source."""
+        return self.model_dump(exclude={"source"}) | {"columns": self.columns or None}
 
 
 class Search(Settings):

@@ -239,10 +239,7 @@ def _training_texts(recipe: Recipe, record: dict[str, Any]) -> list[str]:
         raise UsageError(
             "The training texts of this run were given in Python, so they cannot be taught again from here: use --relearn-steps none."
         )
-    train = recipe.train
-    return texts_of(training_source(
-        train.source, stereoset_task=train.stereoset_task, columns=train.columns or None, split=train.split, config=train.config,  # type: ignore[arg-type]
-    ))
+    return texts_of(training_source(recipe.train.source, **recipe.train.arguments()))
 
 
 def _forget_other_settings(place: Path, settings: dict[str, Any]) -> None:

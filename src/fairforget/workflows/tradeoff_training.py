@@ -37,9 +37,7 @@ def paired_texts(recipe: TradeoffRecipe) -> TrainingSource:
 @functools.lru_cache(maxsize=2)
 def _paired_texts(train_fields: str, words: str) -> TrainingSource:
     train = TrainChoice.model_validate_json(train_fields)
-    source = training_source(
-        train.source, stereoset_task=train.stereoset_task, columns=train.columns or None, split=train.split, config=train.config,  # type: ignore[arg-type]
-    )
+    source = training_source(train.source, **train.arguments())
     swap = find_swap(words, names=True, exact=False, seed=0)
     known = {row.text: row for row in source.texts}
     pairs, unmatched = with_counterfactuals(source, swap)

@@ -80,8 +80,7 @@ def validate_recipe(path: Path) -> Validation:
         notes.append(f"{source} will be downloaded by the datasets library, and is checked then.")
     if source not in _SOURCE_DATASETS and not source.startswith(HUB_PREFIX):
         try:
-            train = recipe.train
-            training_source(source, columns=train.columns or None, split=train.split, config=train.config)
+            training_source(source, **recipe.train.arguments())
         except FairforgetError as error:
             problem(("train", "source"), error)
     elif recipe.train.columns and source in training_source_names():
