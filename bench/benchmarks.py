@@ -1,21 +1,28 @@
 """Work of whole benchmarks: tokens and forwards that our engine runs, beside the naive ones and the least that gives the same scores.
 
     OMP_NUM_THREADS=1 python bench/benchmarks.py               # --benchmarks, --share, --families, --model
+    OMP_NUM_THREADS=1 python bench/benchmarks.py --race 24     # and BBQ against lm-eval on a real model, in the same run
 
 Tokens are counted with the real tokenizers of the built-in models and a network of one narrow layer, since they do not depend on the
 weights. *Naive* is one forward for each request: what a loop over options or masked places runs. *Least* is what no exact scorer can do
-without: each distinct beginning of a causal input once, each distinct masked input once. With `--model NAME` the same is timed on a real
-model, ours alone; the race against lm-eval, at equal scores, is bench/scoring.py.
+without: each distinct beginning of a causal input once, each distinct masked input once; of SEAT, which reads states, each distinct text
+once. With `--model NAME` the same is timed on a real model, ours alone.
+
+The exit code is 1 where a benchmark runs more than 1.1 times the least, where lm-eval's scores differ, or where BBQ is not 4 times as fast
+as lm-eval's best batch size with its 12 options or not twice as fast with 3 answers (processor time; questions in fours, as in the file).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -24,8 +31,12 @@ if TYPE_CHECKING:
     from fairforget.models.model import Model
     from fairforget.scoring import Request
 
-CAUSAL = ("crows-pairs", "stereoset", "bbq", "bbq:lm-eval", "winogender")
-MASKED = ("crows-pairs", "stereoset:intrasentence", "winogender")
+CAUSAL = ("crows-pairs", "stereoset", "bbq", "bbq:lm-eval", "winogender", "seat")
+MASKED = ("crows-pairs", "stereoset", "bbq", "winogender", "seat")
+SHARES = {("bbq", "masked"): 0.05, ("stereoset", "masked"): 0.1}
+"""Parts of what is long: for each token of an answer a masked model reads the whole question."""
+FASTER = {12: 4.0, 3: 2.0}
+"""How many times as fast as lm-eval BBQ is to be, by its options."""
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
@@ -73,20 +84,76 @@ def measure(name: str, model: Model, share: float) -> list[str]:
     from fairforget.benchmarks import resolve
     from fairforget.scoring import Scorer
 
+    share = min(share, SHARES.get((name, model.family), 1.0))
     benchmark = resolve(name, {"share": share} if share < 1 else {})
     items = benchmark.measured_items(model.family, "all")
     requests = [request for group in benchmark.requests(items, model) for request in group]
-    fed = inputs(requests)
     scorer = Scorer(model, store=False)
     start, processor = time.perf_counter(), time.process_time()
-    scorer.score(requests, name)
+    if requests:
+        fed = inputs(requests)
+        scorer.score(requests, name)
+        counts = scorer.counts
+        asked, naive, fewest = len(requests), sum(map(len, fed)), least(fed, model.family == "causal")
+        ran, padded, forwards = counts.tokens, counts.padded, counts.forwards
+    else:
+        asked, naive, fewest = texts_of(benchmark, items, model)
+        with embedded(model) as seen:
+            benchmark.measure_items(scorer, items, name)
+        ran, padded, forwards = sum(real for real, _ in seen), sum(whole for _, whole in seen), len(seen)
     wall, processor = time.perf_counter() - start, time.process_time() - processor
-    fewest = least(fed, model.family == "causal")
-    counts = scorer.counts
     return [
-        name, model.family, f"{len(items):,}", f"{len(requests):,}", f"{sum(map(len, fed)):,}", f"{fewest:,}", f"{counts.tokens:,}",
-        f"{counts.tokens / fewest:.3f}", f"{counts.padded / counts.tokens:.3f}", f"{counts.forwards:,}", f"{wall:.0f}", f"{processor:.0f}",
+        name if share == 1 else f"{name}, {share:.0%}", model.family, f"{len(items):,}", f"{asked:,}", f"{naive:,}", f"{fewest:,}",
+        f"{ran:,}", f"{ran / fewest:.3f}", f"{padded / ran:.3f}", f"{forwards:,}", f"{wall:.0f}", f"{processor:.0f}",
     ]
+
+
+def texts_of(benchmark: Any, items: Sequence[Any], model: Model) -> tuple[int, int, int]:
+    """Texts of SEAT as its tests name them, their tokens, and the tokens of the distinct ones."""
+    tests = {test.name: test for test in benchmark._tests()}
+    texts = [text for name in dict.fromkeys(item.groups[0] for item in items) for text in (*tests[name].a, *tests[name].b)]
+    texts += [item.texts[0] for item in items]
+    length = {text: len(model.sequence_ids(text)) for text in texts}
+    return len(texts), sum(length[text] for text in texts), sum(length.values())
+
+
+@contextlib.contextmanager
+def embedded(model: Model) -> Iterator[list[tuple[int, int]]]:
+    """(tokens, tokens with padding) of every forward while it runs."""
+    seen: list[tuple[int, int]] = []
+
+    def count(_module: Any, arguments: tuple[Any, ...]) -> None:
+        ids = arguments[0]
+        seen.append((int((ids != model.pad_id).sum()), ids.numel()))
+
+    handle = model.hf.get_input_embeddings().register_forward_pre_hook(count)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def race(asked: int, name: str, repeats: int) -> list[str]:
+    """BBQ by our engine and by lm-eval on the same questions and weights; returns what is wrong, in sentences."""
+    import scoring
+
+    from fairforget.models import load
+
+    model = load(name, device="cpu", dtype="float32")
+    rows = scoring.questions(Path(os.environ.get("FAIRFORGET_DATA", ".")) / "bbq", asked, 4)
+    wrong: list[str] = []
+    print(f"\nBBQ on {name}, {asked} questions in fours, medians of {repeats} runs in turns\n")
+    scoring.print_rows([list(scoring.COLUMNS), ["---"] * len(scoring.COLUMNS)])
+    for options, wanted in FASTER.items():
+        case = scoring.choice_case(model, rows, options, "in fours", (1, 32))
+        scoring.measure(case, model.hf, repeats)
+        table, differing = scoring.rows_of(case)
+        scoring.print_rows(table)
+        wrong += differing
+        own, *peers = (statistics.median(runner.processor) for runner in case.runners)
+        if min(peers) < wanted * own:
+            wrong.append(f"BBQ with {options} options is {min(peers) / own:.2f} times as fast as lm-eval, and {wanted:g} are wanted.")
+    return wrong
 
 
 def main() -> None:
@@ -95,6 +162,9 @@ def main() -> None:
     parser.add_argument("--families", default="causal,masked")
     parser.add_argument("--share", type=float, default=1.0, help="share of the clusters of each benchmark")
     parser.add_argument("--model", help="a model to time, in place of the narrow network")
+    parser.add_argument("--race", type=int, default=0, metavar="N", help="also race lm-eval on N questions of BBQ, a multiple of 4")
+    parser.add_argument("--racer", default="smollm2-135m", help="model of the race (default: the built-in causal one)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of the race (default 3)")
     arguments = parser.parse_args()
     from fairforget.models import load
 
@@ -111,7 +181,11 @@ def main() -> None:
             row = measure(name, model, arguments.share)
             worst = max(worst, float(row[7]))
             print("| " + " | ".join(row) + " |", flush=True)
-    sys.exit(1 if worst > 1.1 else 0)
+    wrong = [f"A benchmark runs {worst:.3f} times the least tokens, and 1.1 are allowed."] if worst > 1.1 else []
+    if arguments.race:
+        wrong += race(arguments.race, arguments.racer, arguments.repeats)
+    print("\n".join(wrong), file=sys.stderr)
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":

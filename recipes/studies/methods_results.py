@@ -1,4 +1,4 @@
-"""The table of docs/results/methods.md from one study or more: every cell with its paired changes, and a row for each that was not run.
+"""The table of docs/results/methods.md from one study or more: every cell with its paired changes, and a row for each that the recipe asks for and was not run.
 
 python recipes/studies/methods_results.py runs/methods-masked
 """
@@ -29,6 +29,8 @@ def main() -> None:
         first = True
         for cell in pl.read_parquet(study / "tables" / "study.parquet").iter_rows(named=True):
             path = study / "runs" / cell["cell"] / "tables" / "metrics.parquet"
+            if cell["status"] == "excluded":
+                continue
             if cell["status"] != "done":
                 print(f"| {cell['cell']} | not run: {cell['reason']} |" + " |" * (1 + len(COLUMNS)))
                 continue
