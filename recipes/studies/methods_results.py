@@ -1,4 +1,4 @@
-"""The table of docs/results/methods.md from one study or more: every cell with its paired changes, and a row for each that the recipe asks for and was not run.
+"""The table of docs/results/methods.md from one study or more: each cell that the recipe asks for, or why it was not run.
 
 python recipes/studies/methods_results.py runs/methods-masked
 """

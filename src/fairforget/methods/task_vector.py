@@ -77,6 +77,8 @@ class TaskVectorSettings(Settings):
     capability_how: Literal["project", "add"] = "project"
     """What is done with `capabilities`: `project` removes their directions from the task vector, parameter by parameter, so that its
     negation cannot cost them to first order; `add` adds them, each at its weight."""
+    report_to: str = "none"
+    """Experiment tracker that transformers knows (tensorboard, wandb, mlflow ...), or none."""
 
 
 class TaskVector(Method):
@@ -227,6 +229,7 @@ class TaskVector(Method):
                 precision=settings.precision,
                 folder=place,
                 seed=seed,
+                report_to=settings.report_to,
                 monitor=monitor,
                 description=f"fine-tuning on {len(stream)} texts ({place.name})",
             )
