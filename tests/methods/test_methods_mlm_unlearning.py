@@ -11,7 +11,8 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 from fairforget import methods
-from fairforget.data.training import TrainingText
+from fairforget.data.negatives import matched_lengths, negative_texts
+from fairforget.data.training import TrainingText, training_source
 from fairforget.errors import DataError, FairforgetError, UsageError
 from fairforget.methods._spans import cached_spans, random_spans, word_spans
 from fairforget.methods._spans.attribution import classifier_finder, probe_finder
@@ -19,7 +20,12 @@ from fairforget.methods._spans.chat import ChatFinder, occurrences
 from fairforget.methods._spans.contrast import ContrastFinder
 from fairforget.methods._spans.lexicon import LexiconFinder, read_lexicon, telling_words
 from fairforget.methods._spans.ranking import top_words
+from fairforget.methods._trained import Job
+from fairforget.objectives import Ascent
+from fairforget.objectives.likelihood import token_log_probabilities
+from fairforget.objectives.spans import SpanStream
 from fairforget.scoring import ContinuationRequest, MaskedRequest, Request, Scorer
+from fairforget.training.streams import Collator
 
 HARMFUL = ["the nurse is bad at work", "bad people in the city", "the doctor is bad", "a bad teacher said no"] * 4
 OTHERS = ["the nurse is good at work", "good people in the city", "the doctor is old", "a good teacher said no"] * 4
@@ -211,3 +217,41 @@ def test_a_lexicon_comes_from_labelled_posts(data_folder: Path) -> None:
     marked = training_source("civil-comments").texts[0]
     assert marked.spans
     assert all(0 <= start < end <= len(marked.text) for start, end in marked.spans)
+
+
+def test_posts_without_harm_are_matched_in_length_and_drawn_by_the_seed() -> None:
+    texts, others = ["a b", "a b c d e"], ["x", "x y", "p q", "x y z w", "1 2 3 4 5 6", "1 2 3 4 5 6 7 8 9"]
+    rounds = list(matched_lengths(texts, others, 0))
+    assert sorted(text for found in rounds for text in found) == sorted(others)  # each once
+    assert rounds[0][0] in ("x y", "p q") and rounds[0][1] in ("x y z w", "1 2 3 4 5 6")
+    assert rounds[1][0] in {"x y", "p q"} - {rounds[0][0]}
+    assert rounds == list(matched_lengths(texts, others, 0))
+    assert len({tuple(next(matched_lengths(texts, others, seed))) for seed in range(20)}) > 1
+
+
+def test_the_control_has_as_many_posts_with_a_marked_word(tmp_path: Path) -> None:
+    lexicon = tmp_path / "words.txt"
+    lexicon.write_text("nurse\n", encoding="utf-8")
+    method = methods.MlmUnlearning(control="non-hateful", lexicon=str(lexicon), steps=2, precision="float32")
+    job = Job(tiny_model("bert"), training_source("starter"), 0, tmp_path)
+    method.streams(job)
+    marked = LexiconFinder(["nurse"]).find(negative_texts("starter"))
+    assert job.notes["spans"]["texts"] == min(len(job.data.texts), sum(bool(found) for found in marked)) > 0  # type: ignore[union-attr]
+
+
+def test_words_above_a_threshold_take_the_place_of_a_share() -> None:
+    text, offsets = "one two three", [(0, 3), (4, 7), (8, 13)]
+    assert words_of(text, top_words(text, offsets, [0.5, 2.0, 1.0], 0.01, threshold=0.8)) == ["two", "three"]
+    assert top_words(text, offsets, [0.5, 2.0, 1.0], 0.9, threshold=5.0) == []
+
+
+def test_rows_may_count_alike_whatever_is_marked_in_them() -> None:
+    model = tiny_model("bert")
+    texts, spans = ["the nurse is bad", "a dog"], [[(4, 9), (13, 16)], [(2, 5)]]
+    stream = SpanStream(model, texts, spans)
+    batch = Collator(model.pad_id).batch([stream.example(0, 0), stream.example(1, 0)])
+    each = token_log_probabilities(model, batch).detach()
+    tokens, rows = Ascent(), Ascent(per_row=True)
+    assert (tokens.count(batch), rows.count(batch)) == (3, 2)
+    assert float(tokens.sum(model, batch).detach()) == pytest.approx(float(each.sum()))
+    assert float(rows.sum(model, batch).detach()) == pytest.approx(float((each[0] + each[1]) / 2 + each[2]))

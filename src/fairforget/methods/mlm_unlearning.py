@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fairforget.data.negatives import negative_texts
+from fairforget.data.negatives import matched_lengths, negative_texts
 from fairforget.data.training import TrainingSource, TrainingText
 from fairforget.errors import UsageError
 from fairforget.methods._base import texts_of
@@ -42,6 +42,8 @@ class MlmUnlearningSettings(ForgetSettings):
     """Text file of harmful words or phrases, one a line."""
     share: float = Field(0.15, gt=0, le=1)
     """Finders attribution and contrast: share of a text's words."""
+    contrast_threshold: float | None = None
+    """Finder contrast: words whose log-probability rose by more, nats, in place of a share."""
     classifier: str | None = None
     """Finder attribution: folder or hub id of a sequence classifier; by default a logistic probe on the model's own hidden states."""
     classifier_label: str | None = None
@@ -51,7 +53,10 @@ class MlmUnlearningSettings(ForgetSettings):
     endpoint_model: str = "gpt-4o-mini"
     """Finder llm: name of the model there."""
     control: Literal["none", "random", "non-hateful"] = "none"
-    """`random`: as many other words of the same texts; `non-hateful`: the marked words of as many posts that are not hateful."""
+    """`random`: as many other words of the same texts; `non-hateful`: the marked words of as many posts that are not hateful, each the
+    nearest in length to a hateful one."""
+    reduction: Literal["token", "sequence"] = "token"
+    """Mean over all marked tokens, or over texts of each one's mean, so that a text with many marked words counts no more than another."""
     right_context: Literal["ignored", "candidates"] = "ignored"
     """Causal models: whether words after the harmful one are ignored, as in the paper, or weighed by a posterior over candidates."""
     candidates: int = Field(8, ge=1)
@@ -90,14 +95,11 @@ class MlmUnlearning(ForgetMethod):
         """The texts with their harmful words marked, as ``forget``."""
         settings = self.settings
         harmful = texts_of(job.data)
-        texts = harmful
         if settings.control == "non-hateful":
-            texts = self._negatives(job)
-        spans = self._spans(job, harmful, texts)
-        if settings.control == "non-hateful":
-            kept = [number for number, found in enumerate(spans) if found][: len(harmful)]
-            texts, spans = [texts[number] for number in kept], [spans[number] for number in kept]
-        elif settings.control == "random":
+            texts, spans = self._matched(job, harmful)
+        else:
+            texts, spans = harmful, self._spans(job, harmful, harmful)
+        if settings.control == "random":
             spans = random_spans(texts, spans, job.seed)
         stream = SpanStream(
             job.model, texts, spans, max_length=settings.max_length, whole=settings.right_context == "candidates", seed=job.seed
@@ -114,7 +116,20 @@ class MlmUnlearning(ForgetMethod):
         settings = self.settings
         if settings.right_context == "candidates":
             return [CandidatePosterior(settings.forget_weight, FORGET, candidates=settings.candidates, clamp=settings.clamp)]
-        return [Ascent(settings.forget_weight, FORGET, clamp=settings.clamp)]
+        return [Ascent(settings.forget_weight, FORGET, clamp=settings.clamp, per_row=settings.reduction == "sequence")]
+
+    def _matched(self, job: Job, harmful: Sequence[str]) -> tuple[list[str], list[list[Span]]]:
+        """As many posts without harm that have a marked word, matched in length; no more of them are looked at than it takes."""
+        texts, spans = list[str](), list[list[Span]]()
+        for chunk in matched_lengths(harmful, self._negatives(job), job.seed):
+            found = self._spans(job, harmful, chunk)
+            for text, marked in zip(chunk, found, strict=True):
+                if marked and len(texts) < len(harmful):
+                    texts.append(text)
+                    spans.append(marked)
+            if len(texts) == len(harmful):
+                break
+        return texts, spans
 
     def _spans(self, job: Job, harmful: Sequence[str], texts: Sequence[str]) -> list[list[Span]]:
         if self.settings.finder == "annotated":
@@ -132,7 +147,10 @@ class MlmUnlearning(ForgetMethod):
             chat = self.chat or endpoint(str(settings.endpoint), settings.endpoint_model)
             return ChatFinder(chat, "a callable" if self.chat else f"{settings.endpoint} {settings.endpoint_model}")
         if settings.finder == "contrast":
-            return ContrastFinder(job.model, harmful, share=settings.share, folder=job.folder / "contrast", seed=job.seed)
+            return ContrastFinder(
+                job.model, harmful, share=settings.share, threshold=settings.contrast_threshold, folder=job.folder / "contrast",
+                seed=job.seed,
+            )
         if settings.finder == "attribution":
             if settings.classifier is not None:
                 return classifier_finder(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairforget.models.model import Model
-from fairforget.objectives.likelihood import label_logits, without_dropout
+from fairforget.objectives.likelihood import label_logits, predicted_labels, row_labels, without_dropout
 from fairforget.training.objective import IGNORED, Batch, Objective, Role
 
 
@@ -26,24 +26,31 @@ class Ascent(Objective):
         stream: stream of what is to be forgotten.
         power: exponent β of the token's probability in its weight.
         clamp: floor of a token's probability, in uniform guesses; 0 for none.
+        per_row: mean over the labels of each row first, then over rows, so that a row with many labels counts no more than one with few.
     """
 
     role: ClassVar[Role] = "forget"
 
-    def __init__(self, weight: float = 1.0, stream: str = "forget", *, power: float = 0.0, clamp: float = 0.0) -> None:
+    def __init__(
+        self, weight: float = 1.0, stream: str = "forget", *, power: float = 0.0, clamp: float = 0.0, per_row: bool = False
+    ) -> None:
         super().__init__(weight, stream)
-        self.power, self.clamp = power, clamp
+        self.power, self.clamp, self.per_row = power, clamp, per_row
 
     def count(self, batch: Batch) -> int:
-        """Number of labels that a prediction exists for."""
-        return int((batch["labels"] != IGNORED).sum())
+        """Number of labels that a prediction exists for, or of rows that have one."""
+        labelled = batch["labels"] != IGNORED
+        return int((labelled.any(dim=1) if self.per_row else labelled).sum())
 
     def sum(self, model: Model, batch: Batch) -> Tensor:
-        """Summed weighted log-likelihood, nats."""
+        """Summed weighted log-likelihood, nats; of rows, their means."""
         with without_dropout(model):
             logits, labels = label_logits(model, batch)
         found = torch.log_softmax(logits, dim=-1).gather(1, labels.unsqueeze(1)).squeeze(1)
         factors = (self.power * found.detach()).exp()
         if self.clamp:
             found = found.clamp(min=math.log(self.clamp / logits.shape[-1]))
-        return (factors * found).sum()
+        if not self.per_row:
+            return (factors * found).sum()
+        rows = (predicted_labels(model, batch) != IGNORED).nonzero()[:, 0]
+        return (factors * found / row_labels(model, batch)[rows]).sum()

@@ -20,20 +20,27 @@ from fairforget.training import StreamDataset, TextStream, train
 class ContrastFinder:
     """Words by r_t = log p_tuned(x_t | context) - log p_base(x_t | context), where the tuned model is a LoRA on the harmful texts.
 
-    Masked models: each token masked by itself. A word's r is the sum over its tokens; the top share of a text's words is taken.
+    Masked models: each token masked by itself. A word's r is the sum over its tokens; the top share of a text's words is taken, or those
+    whose r is above a threshold.
 
     Args:
         model: the base.
         texts: harmful texts to tune on.
         share: of a text's words.
+        threshold: of r, nats, in place of the share.
         folder: for checkpoints of the tuning and its factors.
         steps: of the tuning.
         seed: of the tuning.
     """
 
-    def __init__(self, model: Model, texts: Sequence[str], *, share: float, folder: Path, steps: int = 100, seed: int = 0) -> None:
+    def __init__(
+        self, model: Model, texts: Sequence[str], *, share: float, folder: Path, threshold: float | None = None, steps: int = 100,
+        seed: int = 0,
+    ) -> None:
         self.model, self.texts, self.share, self.folder, self.steps, self.seed = model, texts, share, folder, steps, seed
-        self.identity = f"contrast {model.base_hash} {share} {steps} {seed} {len(texts)}"
+        self.threshold = threshold
+        taken = f"{share}" if threshold is None else f"r > {threshold}"
+        self.identity = f"contrast {model.base_hash} {taken} {steps} {seed} {len(texts)}"
 
     def find(self, texts: Sequence[str]) -> list[list[Span]]:
         """The words of each text that the tuned model expects most beyond the base."""
@@ -49,7 +56,7 @@ class ContrastFinder:
         spans: list[list[Span]] = []
         for text, entry, ids in zip(texts, encoded, rows, strict=True):
             offsets = [(int(start), int(end)) for start, end in entry["offset_mapping"][: len(ids)]]
-            spans.append(top_words(text, offsets, [next(gains) for _ in ids], self.share))
+            spans.append(top_words(text, offsets, [next(gains) for _ in ids], self.share, threshold=self.threshold))
         return spans
 
     def _requests(self, ids: list[int]) -> list[Request]:
