@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fairforget.data.training import TrainingText, training_source
 from fairforget.edits import copy_parameters
 from fairforget.methods._tuning import base_values, neutral_texts
 from fairforget.methods.task_vector import retained_texts
-from fairforget.objectives import KLToBase, kl_divergence
+from fairforget.objectives import KLToBase, drift, kl_divergence
 from fairforget.scoring import ContinuationRequest, Scorer
 from fairforget.training import TextStream
 from fairforget.training.streams import Collator
@@ -97,3 +98,27 @@ def test_counterparts_are_the_sources_own_else_gender_swaps_else_neutral_text() 
 def test_every_starter_text_has_its_counterpart() -> None:
     texts = training_source("starter").texts
     assert all(text.counterpart and text.counterpart != text.text for text in texts)
+
+
+def test_no_more_than_one_batch_of_the_bases_logits_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    sizes: list[tuple[int, ...]] = []
+    original = drift.at_base
+
+    def counted(*arguments):
+        alive.append(sum(reference() is not None for reference in made))
+        found = original(*arguments)
+        made.append(weakref.ref(found))
+        sizes.append(tuple(found.shape))
+        return found
+
+    monkeypatch.setattr(drift, "at_base", counted)
+    model = tiny_model("bert")
+    texts = [TrainingText("the nurse said she is late", (), str(row), "the nurse said he is late") for row in range(12)]
+    methods.Cda(retain="kl", steps=6, batch_size=4, accumulation=2, precision="float32").fit(model, texts)
+    assert len(made) == 13  # a micro-batch each, and the look at what the term reaches
+    assert max(alive) == 0  # those of the batch before are gone when the next ones are made
+    assert not any(reference() is not None for reference in made)
+    vocabulary = model.hf.get_input_embeddings().weight.shape[0]
+    assert all(width == vocabulary for _, width in sizes)
