@@ -336,6 +336,25 @@ def test_an_adapter_is_changed_in_place_of_the_weights(kind: str) -> None:
         assert margin(model) < before - 0.02
 
 
+def test_an_adapter_is_changed_on_a_quantised_base() -> None:
+    """15 levels a row and the flag set stand for --load-in-4bit, which needs CUDA; the weights themselves are refused there."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        for name, parameter in model.hf.named_parameters():
+            if parameter.ndim == 2 and "proj" in name:
+                step = parameter.abs().amax(dim=1, keepdim=True) / 7
+                parameter.copy_((parameter / step).round() * step)
+    model.hf.is_quantized = True  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="adapter"):
+        methods.Pcgu().fit(model, TEXTS)
+    before_hash, before = content_hash(model.hf), margin(model)
+    edit = methods.Pcgu(adapter=True, updates=3, learning_rate=0.2, share=0.5).fit(model, TEXTS)
+    assert content_hash(model.hf) == before_hash
+    assert isinstance(edit, WeightEdit) and all(isinstance(delta, LowRank) for delta in edit.deltas.values())
+    with edit.applied(model):
+        assert margin(model) < before
+
+
 def test_what_does_not_go_together_is_refused() -> None:
     model = tiny_model("llama")
     with pytest.raises(UsageError, match="PCGU needs pairs"):
