@@ -43,7 +43,7 @@ def matched_lengths(texts: Sequence[str], others: Sequence[str], seed: int) -> I
         others: drawn from, each at most once over all rounds.
         seed: of the draw.
     """
-    drawn = np.random.default_rng([seed, len(others)]).permutation(len(others)).tolist()
+    drawn: list[int] = np.random.default_rng([seed, len(others)]).permutation(len(others)).tolist()
     left = sorted(((len(others[index].split()), place, index) for place, index in enumerate(drawn)))
     while left:
         found: list[str] = []
