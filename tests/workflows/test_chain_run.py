@@ -193,6 +193,8 @@ def test_a_stage_that_debiases_is_accounted_for_beside_the_task(debiased: Any):
     assert set(about["benchmark"]) == {"starter", "perplexity"}
     metrics = debiased.tables["metrics"].filter((pl.col("path") == plain) & (pl.col("stage") == 2) & (pl.col("group") == "all"))
     bias = about.filter(pl.col("benchmark") == "starter").row(0, named=True)
+    cost = about.filter(pl.col("benchmark") == "perplexity").row(0, named=True)
+    assert (cost["unit"], cost["level_unit"]) == ("ratio", "ppl") and cost["change"] == pytest.approx(cost["after"] / cost["before"])
     own = metrics.filter((pl.col("metric") == bias["metric"]) & (pl.col("benchmark") == "starter"))
     levels = dict(own.select("state", "value").iter_rows())
     assert bias["change"] == pytest.approx(levels["edited"] - levels["base"], abs=1e-9) == pytest.approx(levels["difference"], abs=1e-9)

@@ -187,24 +187,31 @@ def _transitions(table: pl.DataFrame) -> list[dict[str, Any]]:
 def _changes(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
     """Benchmarks beside the tasks: what each stage made of them; the chart is of the figures that stand for them."""
     charts: list[Any] = []
-    for (unit, _), own in table.filter(pl.col("headline") & (pl.col("group") == ALL)).group_by(["unit", "metric"], maintain_order=True):
+    told = table.filter(pl.col("headline") & (pl.col("group") == ALL))
+    shared = ["stage", "stage_name", "task", "before", "after", "change"]  # of a stage that several paths go through the first is drawn
+    told = told.unique(shared, keep="first", maintain_order=True)
+    for (unit, _), own in told.group_by(["unit", "metric"], maintain_order=True):
+        tasks = own["task"].n_unique() > 1
+        still = 1.0 if unit == "ratio" else 0.0  # a ratio is drawn as a change in per cent
         drawn: list[dict[str, Any]] = [
             {
-                "label": f"{row['path']}\n{row['task']} by {row['stage_name']}",
-                **{name: row[column] for name, column in (("value", "change"), ("low", "low"), ("high", "high"))},
+                "label": f"{row['path']}: {row['stage_name']}{', ' + row['task'] if tasks else ''}",
+                **{name: None if row[column] is None else row[column] - still
+                   for name, column in (("value", "change"), ("low", "low"), ("high", "high"))},
             }
             for row in own.iter_rows(named=True)
         ]
-        words = f"change of {own['metric'][0]}, {'percentage points' if unit == '%' else unit or 'no unit'}"
+        measured = {"%": "percentage points", "ratio": "per cent"}.get(str(unit), unit or "no unit")
+        words = f"change of {str(own['metric'][0]).removesuffix('_ratio')}{'' if tasks else ' of ' + own['task'][0]}, {measured}"
         chart = figures.add(
-            difference_chart(drawn, words, unit=str(unit)),
+            difference_chart(drawn, words, unit="%" if unit == "ratio" else str(unit), factor=100.0 if unit == "ratio" else 1.0),
             f"Chart of the {words}, by path and stage, with 95 % intervals. The table holds every figure.",
         )
         charts += [chart] if chart else []
     rows = [
         {
             **row, "label": row["task"] if row["group"] == ALL else f"{row['task']}, {row['group']}",
-            **{f"{state}_words": number_words.quantity(row[state], row["unit"]) for state in ("before", "after")},
+            **{f"{state}_words": number_words.quantity(row[state], row["level_unit"]) for state in ("before", "after")},
             "change_words": number_words.quantity(row["change"], row["unit"], signed=row["unit"] != "ratio"),
             "interval": number_words.bounds(row["low"], row["high"], row["unit"], signed=row["unit"] != "ratio"),
         }

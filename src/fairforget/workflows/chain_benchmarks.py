@@ -25,6 +25,7 @@ CHANGE_SCHEMA: dict[str, pl.DataType] = {
     "group": pl.String(),
     "headline": pl.Boolean(),  # the figure that stands for its benchmark
     "unit": pl.String(),
+    "level_unit": pl.String(),  # of `before` and `after`: a ratio is one of perplexities, say
     "neutral": pl.Float64(),  # of the level; null where there is none
     "before": pl.Float64(),  # mean over seeds, as is `after`
     "after": pl.Float64(),
@@ -83,10 +84,14 @@ def benchmark_tables(
                 tables.append(known[before, after].with_columns(**{name: pl.lit(value) for name, value in facts.items()}))
                 before = after
     metrics = pl.concat(tables)
-    return metrics, _changes(metrics, {benchmark.name: headline(benchmark) for benchmark in benchmarks})
+    levels = {definition.ratio_name: definition.name for one in benchmarks for definition in one.metrics() if definition.ratio_name}
+    ratios = {level: ratio for ratio, level in levels.items()}
+    headlines = {one.name: ratios.get(headline(one), headline(one)) for one in benchmarks}
+    return metrics, _changes(metrics, headlines, levels)
 
 
-def _changes(metrics: pl.DataFrame, headlines: Mapping[str, str]) -> pl.DataFrame:
+def _changes(metrics: pl.DataFrame, headlines: Mapping[str, str], level_of: Mapping[str, str]) -> pl.DataFrame:
+    """Changes pooled over seeds; `level_of` names the figure that a ratio is one of."""
     rows: list[dict[str, Any]] = []
     levels = {
         state: {tuple(row[name] for name in (*_FIGURE, "seed")): row for row in metrics.filter(state=state).iter_rows(named=True)}
@@ -95,7 +100,8 @@ def _changes(metrics: pl.DataFrame, headlines: Mapping[str, str]) -> pl.DataFram
     for key, found in metrics.filter(state="difference").group_by(list(_FIGURE), maintain_order=True):
         seeds = found.to_dicts()
         first = seeds[0]
-        at = {state: [own[*key, row["seed"]] for row in seeds if (*key, row["seed"]) in own] for state, own in levels.items()}
+        named = [level_of.get(part, part) if name == "metric" else part for name, part in zip(_FIGURE, key, strict=True)]
+        at = {state: [own[*named, row["seed"]] for row in seeds if (*named, row["seed"]) in own] for state, own in levels.items()}
         values = [row["value"] for row in seeds]
         whole = all(value is not None and math.isfinite(value) for value in values)
         errors = [math.nan if row["standard_error"] is None else row["standard_error"] for row in seeds]
@@ -104,7 +110,7 @@ def _changes(metrics: pl.DataFrame, headlines: Mapping[str, str]) -> pl.DataFram
         level = at["base"][0] if at["base"] else {}
         rows.append({
             **dict(zip(_FIGURE, key, strict=True)), "headline": headlines.get(first["benchmark"]) == first["metric"],
-            "unit": first["unit"], "neutral": level.get("neutral"),
+            "unit": first["unit"], "level_unit": level.get("unit"), "neutral": level.get("neutral"),
             "before": _mean(at["base"]), "after": _mean(at["edited"]), "change": pooled.value if pooled else None,
             "low": first["low"] if alone else pooled.low if pooled else None,
             "high": first["high"] if alone else pooled.high if pooled else None,

@@ -25,8 +25,7 @@ def chain_words(tables: Mapping[str, pl.DataFrame], seeds: int) -> Verdict:
         seeds: how many there are.
     """
     forgetting = tables["forgetting"]
-    whole = tables["changes"].filter(pl.col("headline") & (pl.col("group") == "all"))
-    beside = [_change_sentence(row) for row in whole.iter_rows(named=True)]
+    beside = [_change_sentence(row) for row in _told_once(tables["changes"])]
     sentences: list[str] = []
     if forgetting.is_empty():
         headline = "No path taught a task before its last stage, so nothing taught can have been forgotten."
@@ -72,15 +71,23 @@ def _reading(row: Mapping[str, Any]) -> str:
     return "forgot" if low > 0 else "gained on" if high < 0 else "shows no change beyond chance of"
 
 
+def _told_once(changes: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows of figures that stand for their benchmarks; a stage that several paths share is told for the first of them."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in changes.filter(pl.col("headline") & (pl.col("group") == "all")).iter_rows(named=True):
+        found.setdefault(tuple(row[name] for name in ("stage", "stage_name", "task", "before", "after", "change")), row)
+    return list(found.values())
+
+
 def _change_sentence(row: Mapping[str, Any]) -> str:
     """What a stage made of the figure that stands for a benchmark."""
-    unit = row["unit"]
-    levels = f"{number_words.number(row['before'], unit)} → {number_words.quantity(row['after'], unit)}"
+    unit, of_level, nothing = row["unit"], row["level_unit"], 1.0 if row["unit"] == "ratio" else 0.0
+    levels = f"{number_words.number(row['before'], of_level)} → {number_words.quantity(row['after'], of_level)}"
     if row["change"] is None:
         return f"{row['path']}: {row['task']} ({row['metric']}) by the stage {row['stage_name']}: {levels}; no difference can be told."
-    sure = number_words.is_number(row["low"]) and (row["low"] > 0 or row["high"] < 0)
-    change = number_words.quantity(row["change"], unit, signed=True)
-    span = number_words.bounds(row["low"], row["high"], unit, signed=True) or "(no interval)"
+    sure = number_words.is_number(row["low"]) and (row["low"] > nothing or row["high"] < nothing)
+    change = number_words.quantity(row["change"], unit, signed=unit != "ratio")
+    span = number_words.bounds(row["low"], row["high"], unit, signed=unit != "ratio") or "(no interval)"
     reading = "moved" if sure else "shows no change beyond chance of"
     return f"{row['path']}: the stage {row['stage_name']} {reading} {row['task']} ({row['metric']}), {levels}, {change} {span}."
 
