@@ -80,6 +80,15 @@ class ChoiceBenchmark(Benchmark):
         """The columns of a row that do not depend on scores, with the prompt format."""
         return super().identity(item, model) | {"prompt_format": self.settings.prompt_format}
 
+    @property
+    def sums_suffice(self) -> bool:
+        """Whether a row follows from the sum of each option's log-probabilities after the item's context."""
+        return type(self).plan is ChoiceBenchmark.plan
+
+    def as_scored(self, item: Item) -> Item:
+        """The item with the texts that are scored, where they are not those that are compared (letters)."""
+        return item
+
     def plan(self, item: Item, model: Model) -> Plan:
         """Requests of each option; an item with an option that cannot be scored is skipped with the reason."""
         contexts = item.payload["context"]

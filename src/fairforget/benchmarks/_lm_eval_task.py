@@ -80,12 +80,12 @@ def refuse_unfit(benchmark: Benchmark) -> None:
         pairs: PairSettings = settings
         if inner.method("causal") != "sum" or pairs.split_first:
             reason = f"its protocol '{inner.method('causal')}{', split_first' * pairs.split_first}' needs more than the sum of a sentence"
-    elif isinstance(inner, ChoiceBenchmark) and type(inner).plan is ChoiceBenchmark.plan:
+    elif isinstance(inner, ChoiceBenchmark) and inner.sums_suffice:
         choices: ChoiceSettings = settings
         if choices.normalization == "token-mean" or choices.prompt_format == "chat":
             reason = "lm-eval hands over no token counts and makes chat prompts itself; use normalization sum or character-mean, and plain"
     else:
-        reason = "it is not scored as pairs or choices by likelihood alone"
+        reason = "its rows need more than the sum of log-probabilities of each text after its context"
     if reason is None and "causal" not in benchmark.families:
         reason = "it scores masked models, and lm-eval knows none"
     if reason is not None:
@@ -173,7 +173,8 @@ class _Adapter:
         if named.get("apply_chat_template"):
             raise UsageError(f"Tasks of fairforget have no chat form in lm-eval: run {self.benchmark.name} without --apply_chat_template.")
         instance = harness("api.instance").Instance
-        item = self.items[doc["place"]]
+        item, inner = self.items[doc["place"]], _scorer(self.benchmark)
+        item = inner.as_scored(item) if isinstance(inner, ChoiceBenchmark) else item
         contexts = item.payload.get("context", "")
         contexts = [contexts] * len(item.texts) if isinstance(contexts, str) else list(contexts)
         separator = item.payload.get("separator", " ")

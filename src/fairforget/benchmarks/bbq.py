@@ -130,17 +130,26 @@ class Bbq(PrefixedChoiceBenchmark):
             },
         )
 
+    @property
+    def sums_suffice(self) -> bool:
+        """All that its protocols compare."""
+        return True
+
+    def as_scored(self, item: Item) -> Item:
+        """The item with its options, which are letters under HELM's protocol."""
+        return replace(item, texts=item.payload["options"])
+
     def protocol(self, item: Item, family: str) -> str:
         """The protocol's name and how options are scored, e.g. ``paper, option-likelihood``."""
         return f"{self.settings.protocol}, {super().protocol(item, family)}"
 
     def plan(self, item: Item, model: Model) -> Plan:
         """Requests of each option: the answers themselves, or their letters."""
-        return super().plan(_asked(item), model)
+        return super().plan(self.as_scored(item), model)
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
         """Scores of the options, the chosen one, whether it is right, and whether it is biased (``value``)."""
-        row = super().row(_asked(item), scores, model)
+        row = super().row(self.as_scored(item), scores, model)
         if "skipped" in row:
             return row
         if item.payload["right"] is None:
@@ -171,7 +180,3 @@ class Bbq(PrefixedChoiceBenchmark):
         return {
             "correct": float(np.isin(best, right).mean()), "nll": -float(np.logaddexp.reduce(sums)), "tokens": len(tokens[likeliest]),
         }
-
-
-def _asked(item: Item) -> Item:
-    return replace(item, texts=item.payload["options"])

@@ -110,6 +110,11 @@ class Winogender(PrefixedChoiceBenchmark):
             texts=tuple("".join(sentence) for sentence in pieces), payload={"pieces": pieces, "share": share},
         )
 
+    @property
+    def sums_suffice(self) -> bool:
+        """Of coreference; pronouns are scored piece by piece."""
+        return self.settings.task == "coreference"
+
     def protocol(self, item: Item, family: str) -> str:
         """``masked-pronoun`` or ``sentence``, with the statistic; for coreference ``option-likelihood`` or ``option-pll``."""
         if item.task == COREFERENCE:
