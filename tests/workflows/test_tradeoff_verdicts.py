@@ -67,6 +67,12 @@ def test_each_is_contradicted_where_the_opposite_was_planted():
     assert decided(checkpoints(cost=-0.5))["2"] == "contradicted"  # the language is learnt along the way
     helped = decided(checkpoints(mitigation=0.5))
     assert (helped["3a"], helped["3b"]) == ("contradicted", "contradicted")
+    recipe = TradeoffRecipe.model_validate({
+        "arms": list(ARMS), "mitigations": [{"name": "kl", "retain": "kl"}], "mitigated": ["cda2"], "resamples": 300,
+    })
+    table = checkpoints(mitigation=0.5)
+    told = findings(recipe, table, analyse(recipe, table)).filter(pl.col("finding") == "3a").row(0, named=True)
+    assert told["figure"] == "kl less plain, the largest sure benefit" and told["high"] < 0
     assert decided(checkpoints(restored=4.0))["3b"] == "contradicted"
 
 

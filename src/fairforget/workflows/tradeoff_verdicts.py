@@ -192,9 +192,12 @@ def _mitigated(recipe: TradeoffRecipe, table: pl.DataFrame, figure: str) -> Find
         decision = "contradicted"
     elif all(word == "no benefit" for word in judged):
         decision = "supported"
-    best = max(rows.iter_rows(named=True), key=lambda row: sign * _number(row["difference"], -np.inf * sign))
+    # The figure that stands for a contradiction is one that contradicts, not a larger one that is not sure.
+    sure = [row for row, word in zip(rows.iter_rows(named=True), judged, strict=True) if word == "a benefit"]
+    best = max(sure or rows.iter_rows(named=True), key=lambda row: sign * _number(row["difference"], -np.inf * sign))
     values = (_number(best["difference"]), _number(best["low"]), _number(best["high"]))
-    return Finding(key, decision, f"{best['compared']} less {PLAIN}, the most favourable", values, words)
+    which = "the largest sure benefit" if sure else "the most favourable"
+    return Finding(key, decision, f"{best['compared']} less {PLAIN}, {which}", values, words)
 
 
 def _judged(row: dict[str, Any], sign: float, share: float) -> str:
