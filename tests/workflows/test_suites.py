@@ -116,16 +116,16 @@ def test_the_estimate_counts_states_and_what_is_written(own_cache: Path, data_fo
 def test_items_without_a_score_are_told_with_their_reason(own_cache: Path, tmp_path: Path) -> None:
     model, said = tiny_model("gpt2"), list[str]()
     path = tmp_path / "mine.jsonl"
-    texts = ["the nurse is good", "the doctor " * 400]
+    texts = ["the nurse is good", "the doctor " * 400, "the teacher " * 500]
     rows = [{"id": str(number), "context": text, "options": ["he", "she"], "right": 0} for number, text in enumerate(texts)]
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     columns = {name: name for name in ("id", "context", "options", "right")}
     choice = BenchmarkChoice(name="file", settings={"file": str(path), "scorer": "choices", "columns": columns})
     result = audit(model, [choice], part="all", resamples=200, say=said.append)
-    reason = result.items["skipped"].drop_nulls().item()
-    assert "more than the model's 256 positions" in reason
-    assert said == [f"Note: {result.items['benchmark'][0]}: 1 of 2 skipped: {reason}."]
-    assert f"1 of 2 skipped: {reason}" in result.metrics.filter(pl.col("metric") == "accuracy")["note"].item()
+    reason = "more than the model's 256 positions"
+    assert all(reason in words for words in result.items["skipped"].drop_nulls())
+    assert said == [f"Note: {result.items['benchmark'][0]}: 2 of 3 skipped: {reason}."]
+    assert f"2 of 3 skipped: {reason}" in result.metrics.filter(pl.col("metric") == "accuracy")["note"].item()
 
 
 def test_the_estimate_is_told_before_a_suite_and_not_else(little: None, own_cache: Path, tmp_path: Path) -> None:

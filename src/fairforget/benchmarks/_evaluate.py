@@ -229,7 +229,9 @@ def _facts(*tables: pl.DataFrame) -> dict[str, Any]:
 
 def skipped_words(table: pl.DataFrame) -> str:
     """How many items have no score and why, the most frequent reasons first; empty where all have one."""
-    reasons = table["skipped"].drop_nulls().value_counts(sort=True).rows()
+    # every text that is too long has a length of its own
+    told_alike = table.select(pl.col("skipped").drop_nulls().str.replace(r"^\d+ tokens, ", "")).to_series()
+    reasons = told_alike.value_counts().sort(["count", "skipped"], descending=[True, False]).rows()
     if not reasons:
         return ""
     told = "; ".join(f"{count} x {reason}" if len(reasons) > 1 else str(reason) for reason, count in reasons[:3])
