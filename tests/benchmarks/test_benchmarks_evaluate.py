@@ -194,7 +194,8 @@ def test_every_benchmark_is_found_and_described():
 
 def test_settings_override_presets():
     assert resolve("crows-pairs:nangia", {"tie": 0.5}).settings.model_dump() == {
-        "share": 1.0, "limit": None, "protocol": "shared-pll", "split_first": False, "rounded": True, "tie": 0.5,
+        "share": 1.0, "limit": None, "protocol": "shared-pll", "split_first": False, "prefix": "model", "rounded": True,
+        "tie": 0.5,
     }
     with pytest.raises(UsageError, match=r"recipe line 3: .*no field 'ties'.*tie"):
         resolve("crows-pairs", {"ties": 1}, where="recipe line 3")

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tiny import tiny_model
 
 from fairforget.benchmarks._base import Item
 from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings, compare_options
 from fairforget.errors import UsageError
 from fairforget.scoring.scorer import Scorer
-from tests.tiny import tiny_model
 
 
 class Questions(ChoiceBenchmark):

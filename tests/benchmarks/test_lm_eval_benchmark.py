@@ -278,6 +278,8 @@ def test_two_folders_of_logs_make_a_comparison(tasks: Path, tmp_path: Path, caps
     assert ledger["correct_before"].to_list() == in_process["correct"].to_list()
     assert ledger["correct_after"].to_list() == edited["correct"].to_list()
     assert ledger["nll_before"].to_list() == pytest.approx(in_process["nll"].to_list(), abs=1e-5)
+    assert read_table(out / "tables" / "forgetting.parquet")["n"].to_list() == [16]
+    assert set(read_table(out / "tables" / "biased.parquet")["scale"]) <= {"points"}  # the logs do not say how many tokens there are
     metrics = read_table(out / "tables" / "metrics.parquet")
     assert set(metrics["group"]) == {"all", "x", "y"}
     difference = metrics.filter((pl.col("state") == "difference") & (pl.col("metric") == "accuracy") & (pl.col("group") == "all"))

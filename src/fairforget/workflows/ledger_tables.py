@@ -80,9 +80,10 @@ def biased_tables(
     groups: list[pl.DataFrame] = []
     spread: list[dict[str, Any]] = []
     usable = account.filter(pl.col("skipped").is_null())
-    scales = [scale for scale, figure in (("points", "correct"), ("nll", "nll")) if usable[f"{figure}_before"].is_not_null().any()]
-    if not nats or not (account["role"] == "ability").all():
-        scales = [scale for scale in scales if scale == "points"]
+    scales = ["points"] if usable["correct_before"].is_not_null().any() else []
+    # nats are told by the token; logs of lm-eval do not say how many there are
+    if nats and (account["role"] == "ability").all() and (usable["nll_before"].is_not_null() & usable["tokens_before"].is_not_null()).any():
+        scales.append("nll")
     for axis, names in group_axes(account).items():
         for scale in scales:
             with warnings.catch_warnings():
