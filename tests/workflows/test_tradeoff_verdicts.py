@@ -104,6 +104,17 @@ def test_arms_are_compared_at_shares_of_what_both_reach():
     assert (arms["high"] < 0).all()  # the same cost buys 1.5 times the shift
 
 
+def test_one_training_under_two_names_is_counted_once():
+    recipe = TradeoffRecipe.model_validate({"arms": [*ARMS, "cda1"], "resamples": 300})
+    table = checkpoints(noise=0.01)
+    twice = pl.concat([table, table.filter(pl.col("arm") == "anti").with_columns(arm=pl.lit("cda1"), run=pl.lit("cda1-") + pl.col("run"))])
+    for name in ("coupling", "slopes"):
+        once, again = (analyse(recipe, rows)[name] for rows in (table, twice))
+        together = [rows.filter(pl.col("points_of") == "all arms") if name == "coupling" else rows for rows in (once, again)]
+        assert together[0].equals(together[1]), name
+    assert "cda1" in analyse(recipe, twice)["coupling"]["points_of"].to_list()
+
+
 def test_more_texts_are_compared_with_the_fewest_of_the_same_arm():
     recipe = TradeoffRecipe.model_validate({"arms": list(ARMS), "resamples": 300, "matched": [0.5]})
     dearer = pl.when(pl.col("size") == 100).then(2 * pl.col("overall")).otherwise("overall")

@@ -128,7 +128,8 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
         checkpoints: ``checkpoints.parquet``.
 
     Returns:
-        ``coupling``: correlations of downstream scores with overall forgetting, plain arms together and one by one; ``slopes``: of
+        ``coupling``: correlations of downstream scores with overall forgetting, plain arms together (arms that are one training under two
+        names counted once) and one by one; ``slopes``: of
         overall forgetting on selectivity and on the margin shift, plain arms but the control; ``arms``: each arm against the reference
         at equal bias; ``sizes``: each arm on more texts against itself on the fewest, at equal bias, paired by seed; ``objective``: each
         arm less the control at equal steps; ``mitigations``: each against the plain arm at equal bias.
@@ -141,7 +142,7 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
             continue
         named = pl.lit(label(model)).alias("model")
         parts = {
-            "coupling": _couplings(plain, recipe.resamples), "slopes": _slopes(plain, recipe.resamples),
+            "coupling": _couplings(plain, recipe.resamples), "slopes": _slopes(distinct(plain), recipe.resamples),
             "arms": _arms(recipe, plain), "sizes": _sizes(recipe, plain), "objective": _objective(recipe, plain),
             "mitigations": _mitigations(recipe, own),
         }
@@ -154,6 +155,15 @@ def analyse(recipe: TradeoffRecipe, checkpoints: pl.DataFrame) -> dict[str, pl.D
 def clusters_of(rows: pl.DataFrame) -> list[tuple[str, int]]:
     """What is resampled and how many it takes: runs, and from five seeds on seeds too (runs of a seed may share texts and a model)."""
     return [("run", FEWEST_RUNS), *([("seed", FEWEST_SEEDS)] if rows["seed"].n_unique() >= FEWEST_SEEDS else [])]
+
+
+def distinct(checkpoints: pl.DataFrame) -> pl.DataFrame:
+    """Checkpoints without those of arms that repeat another's to the last digit, as `anti` does `cda1` where a text has one counterpart.
+
+    Counted twice they would make intervals over runs too narrow.
+    """
+    same = ["model", "mitigation", "size", "seed", "step", "overall", "margin_shift", "downstream_change"]
+    return checkpoints.unique([name for name in same if name in checkpoints.columns], keep="first", maintain_order=True)
 
 
 def reference_arm(recipe: TradeoffRecipe) -> str | None:
@@ -176,7 +186,7 @@ def _couplings(plain: pl.DataFrame, resamples: int) -> pl.DataFrame | None:
     """Of every score over all arms; of their mean within each arm too, whose objectives forget in ways of their own."""
     tuned = plain.filter((pl.col("step") > 0) & pl.col("downstream_change").is_not_null())
     scores = ["downstream_change", *(name for name in plain.columns if name.startswith("downstream."))]
-    wanted = [(score, ALL_ARMS, tuned) for score in scores]
+    wanted = [(score, ALL_ARMS, distinct(tuned)) for score in scores]
     wanted += [("downstream_change", str(arm), rows) for (arm,), rows in tuned.group_by(["arm"], maintain_order=True)]
     found: list[pl.DataFrame] = []
     for score, arms, rows in wanted:

@@ -16,7 +16,7 @@ import polars as pl
 from fairforget.report.number_words import bounds, number
 from fairforget.stats import Components, Interval, cluster_bootstrap
 from fairforget.workflows.tradeoff_recipe import CONTROL, PLAIN, TradeoffRecipe, label
-from fairforget.workflows.tradeoff_tables import ALL_ARMS, clusters_of, reference_arm
+from fairforget.workflows.tradeoff_tables import ALL_ARMS, clusters_of, distinct, reference_arm
 from fairforget.workflows.verdict import GENERAL_LIMITS, Verdict
 
 Decision = Literal["supported", "contradicted", "not decided"]
@@ -143,7 +143,7 @@ def _coupled(coupling: pl.DataFrame) -> Finding:
 
 
 def _selective(recipe: TradeoffRecipe, plain: pl.DataFrame, own: dict[str, pl.DataFrame]) -> Finding:
-    last = plain.filter((pl.col("arm") != CONTROL) & (pl.col("step") == pl.col("step").max()))
+    last = distinct(plain.filter((pl.col("arm") != CONTROL) & (pl.col("step") == pl.col("step").max())))
     slopes = own["slopes"]
     if last.is_empty() or slopes.is_empty():
         return Finding("2", "not decided", "", _NONE, "No arm with a fairness objective is finished.")
