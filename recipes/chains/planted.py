@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.stats import rankdata
 
 from fairforget.forgetting.coupling import correlation
 from fairforget.organisms.corpus import fact_sentence
@@ -206,7 +207,22 @@ def print_curvature(runs: Path) -> None:
                 inside = [ranks(table[figure], table[lost]) for table in tables]
                 told = np.array([value for value in inside if np.isfinite(value)])
                 mean = f"{told.mean():+.2f} ({int((told > 0).sum())} of {len(told)} above 0)" if len(told) else "–"
-                print(f"| {family} | {len(tables)} | {figure} with {lost} | {mean} | {ranks(whole[figure], whole[lost]):+.2f} |")
+                low, high = over_organisms(tables, figure, lost)
+                value = ranks(whole[figure], whole[lost])
+                print(f"| {family} | {len(tables)} | {figure} with {lost} | {mean} | {value:+.2f} [{low:+.2f}, {high:+.2f}] |")
+
+
+def over_organisms(tables: list[pl.DataFrame], figure: str, lost: str, resamples: int = 5000) -> tuple[float, float]:
+    """95 % percentile interval of the rank correlation over all chains, whole organisms resampled."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(len(tables), size=(resamples, len(tables)))
+    held = [(table[figure].to_numpy(), table[lost].to_numpy()) for table in tables]
+    values: list[float] = []
+    for places in drawn:
+        x, y = (np.concatenate([held[place][side] for place in places]) for side in (0, 1))
+        values.append(correlation(rankdata(x), rankdata(y)))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def ranks(first: pl.Series, second: pl.Series) -> float:
