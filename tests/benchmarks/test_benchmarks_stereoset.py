@@ -75,6 +75,20 @@ def test_macro_average_over_terms():
     assert target_value(item_table(rows), "ss").distance == pytest.approx(0)
 
 
+def test_macro_and_micro_figures_by_hand():
+    """Section 6 of the spec on forgetting: three items of one term and one of another."""
+    figures = {"x": [[3, 2, 1], [2, 3, 1], [3, 2, 2.5]], "y": [[1, 2, 3]]}
+    rows = [
+        {"task": "stereoset-intrasentence", "item": f"{term}{number}", "cluster": term, "stratum": "gender", "groups": ["gender"]}
+        | compare([float(one) for one in item])
+        for term, items in figures.items() for number, item in enumerate(items)
+    ]
+    found, task = metric_rows(rows), "stereoset-intrasentence"
+    assert [value(found, name, task) for name in ("lms", "ss", "icat")] == pytest.approx([41.6667, 33.3333, 27.7778], abs=1e-4)
+    assert value(found, "pct_stereotype", task) == pytest.approx(50)
+    assert 100 * item_table(rows)["correct"].mean() == pytest.approx(62.5)
+
+
 def test_ties_count_as_anti_stereotype_and_as_no_win():
     tied = compare([1.0, 1.0, 1.0])
     assert (tied["prefers_stereotype"], tied["correct"]) == (0.5, 0.0)

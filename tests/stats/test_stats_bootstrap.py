@@ -118,7 +118,7 @@ def test_strata_take_their_differences_out():
 
 @pytest.mark.parametrize(("skewed", "clusters"), [(False, 25), (True, 40)])
 def test_intervals_cover_the_truth(skewed, clusters):
-    simulations, covered = 400, 0
+    simulations, covered = 500, 0
     for number in range(simulations):
         rng = np.random.default_rng(number)
         sizes = rng.integers(1, 12, clusters)
@@ -129,8 +129,8 @@ def test_intervals_cover_the_truth(skewed, clusters):
         truth = np.exp(0.25) if skewed else 0.0
         interval = cluster_bootstrap(mean_of(values, cluster, cluster % 3), resamples=500, seed=number)
         covered += interval.low <= truth <= interval.high
-    # 400 simulations: standard error of the coverage 1.1 points.
-    assert 0.92 <= covered / simulations <= 0.98
+    # 500 simulations: standard error of the coverage 1 point.
+    assert 0.92 <= covered / simulations <= 0.97
 
 
 def test_micro_weighs_items_and_macro_weighs_clusters():

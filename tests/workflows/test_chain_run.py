@@ -79,6 +79,28 @@ def test_forgetting_planted_in_one_group_is_found_there_and_replay_brings_it_bac
     assert not result.tables["forgetting"].filter(pl.col("task") == "against").is_empty()
 
 
+def test_forgetting_planted_evenly_is_biased_nowhere(tmp_path: Path):
+    """One entity of each group is contradicted: there is forgetting, and none of it is a group's."""
+    kind, learning = MODELS["causal"]
+    victims = ENTITIES[: len(GROUPS)]  # every fifth entity is of one group
+    recipe = ChainRecipe.model_validate({
+        "model": "tiny",
+        "tasks": {
+            "facts": write_task(tmp_path, "facts", first),
+            "against": write_task(tmp_path, "against", lambda entity: 1 - first(entity) if entity in victims else first(entity)),
+        },
+        "tuning": {**TUNING, **learning}, "paths": [["facts", "against"]], "resamples": 500,
+    })
+    result = chain(recipe, tmp_path / "out", model=tiny_model(kind))
+    net = result.tables["forgetting"].filter(pl.col("task") == "facts").row(0, named=True)
+    assert net["lost"] >= 0.15
+    about = (pl.col("task") == "facts") & (pl.col("scale") == "points")
+    spread = result.tables["dispersion"].filter(about).row(0, named=True)
+    assert spread["p_value"] > 0.2 and spread["tau_low"] == 0
+    groups = result.tables["groups"].filter(about & (pl.col("group") != "all"))
+    assert ((groups["biased_low"] <= 0) & (groups["biased_high"] >= 0)).all()
+
+
 def test_a_killed_chain_goes_on_and_ends_in_the_same_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     recipe = small(tmp_path)
     whole = chain(recipe, tmp_path / "whole", model=tiny_model("gpt2"))
