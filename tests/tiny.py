@@ -80,3 +80,15 @@ def tiny_model(kind: str, seed: int = 0) -> Model:
         tiny_network(kind, len(tokenizer), seed), tokenizer, family=family, name=f"tiny-{kind}", source=f"tiny-{kind}-{seed}",
         prefix_id=prefix,
     )
+
+
+def quantised_stand_in(kind: str, seed: int = 0) -> Model:
+    """A tiny model as `--load-in-4bit` leaves it, as far as that can be done without CUDA: 15 levels a row, and the flag set."""
+    model = tiny_model(kind, seed)
+    with torch.no_grad():
+        for name, parameter in model.hf.named_parameters():
+            if parameter.ndim == 2 and "proj" in name:
+                step = parameter.abs().amax(dim=1, keepdim=True) / 7
+                parameter.copy_((parameter / step).round() * step)
+    model.hf.is_quantized = True  # type: ignore[attr-defined]
+    return model

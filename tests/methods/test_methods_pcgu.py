@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import quantised_stand_in, tiny_model
 from torch import nn
 
 from fairforget import methods
@@ -338,13 +338,7 @@ def test_an_adapter_is_changed_in_place_of_the_weights(kind: str) -> None:
 
 def test_an_adapter_is_changed_on_a_quantised_base() -> None:
     """15 levels a row and the flag set stand for --load-in-4bit, which needs CUDA; the weights themselves are refused there."""
-    model = tiny_model("llama")
-    with torch.no_grad():
-        for name, parameter in model.hf.named_parameters():
-            if parameter.ndim == 2 and "proj" in name:
-                step = parameter.abs().amax(dim=1, keepdim=True) / 7
-                parameter.copy_((parameter / step).round() * step)
-    model.hf.is_quantized = True  # type: ignore[attr-defined]
+    model = quantised_stand_in("llama")
     with pytest.raises(UsageError, match="adapter"):
         methods.Pcgu().fit(model, TEXTS)
     before_hash, before = content_hash(model.hf), margin(model)

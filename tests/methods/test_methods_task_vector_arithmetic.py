@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_methods_task_vector import TEXTS, mean_score
-from tiny import tiny_model
+from tiny import quantised_stand_in, tiny_model
 
 from fairforget import methods
 from fairforget.data.training import TrainingText
@@ -110,13 +110,7 @@ def test_capabilities_that_do_not_fit_are_refused_before_training(tmp_path) -> N
 
 def test_a_vector_fitted_on_a_rounded_base_goes_onto_the_exact_one() -> None:
     """What `--load-in-4bit` does, as far as it can be done without CUDA: 15 levels a row, the flag set, LoRA trained on top."""
-    exact, rounded = tiny_model("llama"), tiny_model("llama")
-    with torch.no_grad():
-        for name, parameter in rounded.hf.named_parameters():
-            if parameter.ndim == 2 and "proj" in name:
-                step = parameter.abs().amax(dim=1, keepdim=True) / 7
-                parameter.copy_((parameter / step).round() * step)
-    rounded.hf.is_quantized = True  # type: ignore[attr-defined]
+    exact, rounded = tiny_model("llama"), quantised_stand_in("llama")
     for tuning in ("full", "ia3"):
         with pytest.raises(UsageError, match=f"tuning={tuning}"):
             methods.TaskVector(tuning=tuning).fit(rounded, TEXTS)
