@@ -85,7 +85,8 @@ def evaluate(
             before, after = (table.filter(chosen) for table in pairing)
             rows += _difference_rows(benchmark, task, before, after, options, groups=True)
     for row in rows:
-        if row["group"] == ALL and (words := why.get(row["state"], {}).get(row["task"])):
+        words = why.get(row["state"], {}).get(row["task"], "") if row["group"] == ALL else ""
+        if words not in row["note"]:  # rows of the base that were given have them already
             row["note"] = "; ".join(part for part in (row["note"], words) if part)
         if benchmark.caution not in row["note"]:
             row["note"] = "; ".join(part for part in (row["note"], benchmark.caution) if part)

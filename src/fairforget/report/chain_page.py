@@ -184,13 +184,16 @@ def _transitions(table: pl.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
+def headline_changes(changes: pl.DataFrame) -> pl.DataFrame:
+    """Changes of the figures that stand for their benchmarks; a stage that several paths go through is told for the first of them."""
+    shared = ["stage", "stage_name", "task", "before", "after", "change"]
+    return changes.filter(pl.col("headline") & (pl.col("group") == ALL)).unique(shared, keep="first", maintain_order=True)
+
+
 def _changes(table: pl.DataFrame, figures: Figures) -> dict[str, Any]:
     """Benchmarks beside the tasks: what each stage made of them; the chart is of the figures that stand for them."""
     charts: list[Any] = []
-    told = table.filter(pl.col("headline") & (pl.col("group") == ALL))
-    shared = ["stage", "stage_name", "task", "before", "after", "change"]  # of a stage that several paths go through the first is drawn
-    told = told.unique(shared, keep="first", maintain_order=True)
-    for (unit, _), own in told.group_by(["unit", "metric"], maintain_order=True):
+    for (unit, _), own in headline_changes(table).group_by(["unit", "metric"], maintain_order=True):
         tasks = own["task"].n_unique() > 1
         still = 1.0 if unit == "ratio" else 0.0  # a ratio is drawn as a change in per cent
         drawn: list[dict[str, Any]] = [

@@ -65,6 +65,7 @@ def benchmark_tables(
     if not benchmarks:
         return pl.DataFrame(), pl.DataFrame(schema=CHANGE_SCHEMA)
     known: dict[tuple[Path, Path], pl.DataFrame] = {}
+    measured: dict[Path, pl.DataFrame] = {}  # rows of a state by its folder, as those of a base
     tables: list[pl.DataFrame] = []
     for path, nodes in paths.items():
         for seed in recipe.seeds:
@@ -73,13 +74,16 @@ def benchmark_tables(
                 after = place(node, seed)
                 if (before, after) not in known:
                     first, second = read_table(before / ITEMS), read_table(after / ITEMS)
-                    known[before, after] = pl.concat([
+                    rows = known[before, after] = pl.concat([
                         evaluate(
                             benchmark, *(table.filter(pl.col("benchmark") == benchmark.name) for table in (first, second)),
                             resamples=recipe.resamples, seed=recipe.seed,
+                            base_rows=measured[before].filter(pl.col("benchmark") == benchmark.name) if before in measured else None,
                         )
                         for benchmark in benchmarks
                     ])
+                    measured[before] = rows.filter(state="base")
+                    measured[after] = rows.filter(state="edited").with_columns(state=pl.lit("base"))
                 facts = {"path": path, "stage": number, "stage_name": node.stage.title, "seed": seed}
                 tables.append(known[before, after].with_columns(**{name: pl.lit(value) for name, value in facts.items()}))
                 before = after

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from fairforget.report import number_words
+from fairforget.report.chain_page import headline_changes
 from fairforget.workflows.verdict import GENERAL_LIMITS, Verdict
 
 LIMITS = (
@@ -25,7 +26,7 @@ def chain_words(tables: Mapping[str, pl.DataFrame], seeds: int) -> Verdict:
         seeds: how many there are.
     """
     forgetting = tables["forgetting"]
-    beside = [_change_sentence(row) for row in _told_once(tables["changes"])]
+    beside = [_change_sentence(row) for row in headline_changes(tables["changes"]).iter_rows(named=True)]
     sentences: list[str] = []
     if forgetting.is_empty():
         headline = "No path taught a task before its last stage, so nothing taught can have been forgotten."
@@ -69,14 +70,6 @@ def _reading(row: Mapping[str, Any]) -> str:
         beyond = number_words.is_number(row["p_sign_flip"]) and row["p_sign_flip"] < 0.05
         low, high = (value, value) if beyond else (0.0, 0.0)
     return "forgot" if low > 0 else "gained on" if high < 0 else "shows no change beyond chance of"
-
-
-def _told_once(changes: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows of figures that stand for their benchmarks; a stage that several paths share is told for the first of them."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in changes.filter(pl.col("headline") & (pl.col("group") == "all")).iter_rows(named=True):
-        found.setdefault(tuple(row[name] for name in ("stage", "stage_name", "task", "before", "after", "change")), row)
-    return list(found.values())
 
 
 def _change_sentence(row: Mapping[str, Any]) -> str:

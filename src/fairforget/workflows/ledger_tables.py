@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from fairforget.forgetting import balance, biased_forgetting, continuous_forgetting, net_forgetting, summary
+from fairforget.forgetting import biased_forgetting, continuous_forgetting, net_forgetting, summary
 from fairforget.forgetting.biased import BiasedForgetting
 from fairforget.tables import write_table
 from fairforget.workflows.run_folder import RunFolder
@@ -26,7 +26,7 @@ def write_ledger_tables(ledger: pl.DataFrame, folder: RunFolder, *, same_tokens:
     likelihoods can be subtracted; ``biased`` and ``dispersion``, biased forgetting of the tasks that have groups.
 
     Args:
-        ledger: of one stage of one run.
+        ledger: of one stage of one run, as ``build_ledger`` gives it: it balances.
         folder: of the run.
         same_tokens: whether both states read text with one tokenizer.
         resamples: of the intervals.
@@ -34,11 +34,7 @@ def write_ledger_tables(ledger: pl.DataFrame, folder: RunFolder, *, same_tokens:
 
     Returns:
         The summary.
-
-    Raises:
-        FairforgetError: the ledger does not balance.
     """
-    balance(ledger)
     account = summary(ledger)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     net = net_forgetting(ledger, **options)
