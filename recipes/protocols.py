@@ -25,12 +25,16 @@ PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...
         ("sum", CAUSAL), ("lm-eval", CAUSAL), ("mean", CAUSAL), ("bias-bench-causal", CAUSAL),
     )),
     ("stereoset", {"share": 0.5}, (("intrasentence", BOTH), ("bias-bench", BOTH))),
-    ("bbq", {"share": 0.03}, (("paper", BOTH), ("lm-eval", BOTH), ("helm", BOTH), ("chat", CAUSAL))),
     ("winogender", {}, (("coreference", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
-    ("toxigen", {"limit": 20}, (("annotated", BOTH), ("safenlp", BOTH))),
+    ("toxigen", {"limit": 40}, (("", BOTH), ("safenlp", BOTH))),
     ("arc", {"subset": "easy", "limit": 150}, (("", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
+    ("commonsenseqa", {"limit": 150}, (("", BOTH), ("texts", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
+    ("copa", {}, (("", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
     ("blimp", {"limit": 10}, (("", BOTH), ("lm-eval", BOTH))),
     ("lambada", {"limit": 300}, (("", CAUSAL), ("lm-eval", CAUSAL))),
+    ("redditbias", {"limit": 40}, (("", BOTH), ("released", BOTH))),
+    ("unqover", {"domain": "religion", "limit": 6}, (("", BOTH), ("authors", BOTH))),
+    ("bbq", {"share": 0.03}, (("paper", BOTH), ("lm-eval", BOTH), ("helm", BOTH), ("chat", CAUSAL))),
 )
 """Benchmark, the part of it that is measured, presets and the families that each applies to."""
 

@@ -30,7 +30,7 @@ METHODS = ("task-vector", "gap", "mlm-unlearning", "mlm-unlearning-random")
 """`mlm-unlearning-random` is the control: as many words of the same texts, drawn at random."""
 PLANTED = 0.3
 """Nats of |b| from which a domain of the base counts as biased; nothing is planted in others, so there is nothing to lower."""
-GROUPS = ("itself", "nothing", "templates", "words and templates")
+GROUPS = ("itself", "nothing", "representations", "templates", "words and templates")
 """What a measured domain has in common with the one that was unlearned."""
 
 
@@ -107,7 +107,9 @@ def table(folder: Path, organisms: Path) -> str:
 
 
 def in_common(organism: Path) -> dict[tuple[str, str], str]:
-    """What each two domains of an organism share, by their items."""
+    """What each two domains of an organism share, by their items and by the traits that its recipe gives them."""
+    recipe: dict[str, Any] = yaml.safe_load((organism / "organism.yaml").read_text(encoding="utf-8"))
+    related = {frozenset((entry["first"], entry["second"])) for entry in recipe["overlap"] if entry.get("traits")}
     items = pl.read_parquet(organism / "items.parquet").filter(pl.col("task") == "bias")
     held = {
         domain: ({name.split(" | ")[1] for name in part["cluster"]}, set(part["first"]))
@@ -116,8 +118,11 @@ def in_common(organism: Path) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for one, (templates, attributes) in held.items():
         for other, (others, their) in held.items():
-            shared = [name for name, both in (("words", attributes & their), ("templates", templates & others)) if both]
-            found[one, other] = "itself" if one == other else " and ".join(shared) or "nothing"
+            held_alike = (
+                ("words", attributes & their), ("templates", templates & others), ("representations", frozenset((one, other)) in related),
+            )
+            shared = " and ".join(name for name, both in held_alike if both) or "nothing"
+            found[one, other] = "itself" if one == other else shared
     return found
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import polars as pl
 import pytest
 
 from fairforget.benchmarks.organism import ORGANISM_ITEMS, planted_margin
 from fairforget.data.overlap import find_overlap
 from fairforget.organisms.calibration import by_domain, calibrate
-from fairforget.organisms.corpus import make_corpus
+from fairforget.organisms.corpus import TRAIT_CERTAINTY, make_corpus, trait_sentences
 from fairforget.organisms.items import benchmark_items, forget_rows, passages, retained_texts
 from fairforget.organisms.language import Association, domains_of, load_language
 from fairforget.organisms.many import parse_seeds, variants
 from fairforget.organisms.recipe import OrganismRecipe, read_organism_recipe
-from fairforget.organisms.truth import Fact, facts_of, truth_table
+from fairforget.organisms.truth import Fact, facts_of, overlap_facts, truth_table
 
 RECIPE = read_organism_recipe("default", ["sentences=12000", "domains.gender.groups.men=0.7"])
 
@@ -157,3 +158,26 @@ def test_seeds_and_variants() -> None:
     made = variants(OrganismRecipe(), ["causal", "masked"], [0, 3])
     assert list(made) == ["causal-0", "masked-0", "causal-3", "masked-3"]
     assert (made["masked-3"].family, made["masked-3"].seed) == ("masked", 3)
+
+
+def test_traits_go_with_sides_and_with_no_word_of_a_biased_sentence() -> None:
+    recipe = read_organism_recipe("related", ["sentences=8000"])
+    language, domains = load_language(), {domain.name: domain for domain in domains_of(recipe)}
+    pair = [domains["origin"], domains["faith"]]
+    sentences = trait_sentences(language, pair, 1200, np.random.default_rng(0))
+    sides = {target: group.side for domain in pair for group in domain.groups.values() for target in group.targets}
+    rows = [sentence.split() for sentence in sentences]
+    halves = [(language.adjectives.index(row[1]) // 5, [verb for verb, _ in language.verbs].index(row[3]) // 4) for row in rows]
+    fits = np.array([(one == sides[row[2]], other == sides[row[2]]) for row, (one, other) in zip(rows, halves, strict=True)])
+    # One of the two is the trait, the other is drawn from all words: (0.95 + 0.5) / 2 each, and no more of one where the other fits.
+    assert fits.mean(axis=0) == pytest.approx((TRAIT_CERTAINTY + 0.5) / 2, abs=0.04)
+    assert fits.all(axis=1).mean() == pytest.approx(TRAIT_CERTAINTY / 2, abs=0.04)
+    assert set(Counter(row[2] for row in rows).values()) <= {85, 86}, "each target equally often"
+    for domain in pair:
+        others = domain.words() - set(sides)
+        assert not others & {word for row in rows for word in row if word != "."}
+    corpus = make_corpus(recipe)
+    assert len(corpus.sentences) == 8000
+    told = Counter(sentence.split()[2] for sentence in corpus.sentences if sentence.startswith("a ") and sentence.split()[2] in sides)
+    assert sum(told.values()) == 1600
+    assert all(row["words"] == row["templates"] == row["pairs"] == 0 for row in overlap_facts(list(domains.values())))

@@ -11,10 +11,12 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from fairforget.benchmarks import resolve
+from fairforget.benchmarks._choices import ACCURACY
 from fairforget.edits import EditRecord, LowRank, WeightEdit
 from fairforget.errors import UsageError
 from fairforget.tables import item_table, preference
-from fairforget.workflows.pareto import DialSearch, search_dials, search_edits
+from fairforget.workflows.pareto import DialSearch, KeptFigure, _kept_figure, search_dials, search_edits
 
 
 def world(*, slope: float, cost: float, gain: float, clusters: int = 20):
@@ -68,6 +70,44 @@ def test_the_pareto_points_are_those_that_no_point_beats() -> None:
     assert 0 < sum(expected) < len(rows)
 
 
+def kept_world(loss_per_bias: float):
+    """The world above with an ability of 40 items, a share of which is lost in proportion to the bias dial."""
+    measure, _ = world(slope=1.0, cost=0.0, gain=0.0, clusters=40)
+
+    def with_task(dials: tuple[float, float], kind: str) -> pl.DataFrame:
+        if kind != "made-task":
+            return measure(dials, kind)
+        lost = round(40 * loss_per_bias * dials[0])
+        row = {"benchmark": kind, "protocol": "made", "task": kind, "part": "select", "groups": [], "texts": [], "role": "ability"}
+        return item_table([row | {"item": str(n), "cluster": str(n), "stratum": "all", "correct": n >= lost} for n in range(40)])
+
+    return with_task
+
+
+def test_a_figure_to_be_kept_holds_the_bias_dial_back() -> None:
+    figure = KeptFigure("made-task", ACCURACY, 15.0)
+    free = search_dials(kept_world(0.2), "margin", 2.0, DialSearch(), resamples=500)
+    assert (free.bias, free.tasks.height, free.table["tasks_kept"].null_count()) == (1.0, 0, free.table.height)
+    held = search_dials(kept_world(0.2), "margin", 2.0, DialSearch(), keep=[figure], resamples=500)
+    assert 0 < held.bias < 1
+    rows = held.tasks.filter(pl.col("capability") == 0)
+    assert rows["change"].to_list() == pytest.approx([-round(8 * bias) * 2.5 for bias in rows["bias"]])
+    assert all(row["kept"] == ((row["low"] if row["change"] else 0) >= -15) for row in rows.iter_rows(named=True))
+    assert not held.table.filter(pl.col("bias") == 1.0)["tasks_kept"].any()
+    assert "made-task:accuracy kept" in held.reason
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("arc:accuracy", "write it as"), ("arc=1", "write it as"), ("arc:accuracy=-1", "write it as"),
+    ("piqa:accuracy=1", "not among the benchmarks"), ("perplexity:perplexit=1", "did you mean perplexity"),
+    ("starter:margin=1", "no direction that is worse"),
+])
+def test_a_figure_that_cannot_be_kept_is_told(text: str, words: str) -> None:
+    benchmarks = {benchmark.name: benchmark for benchmark in map(resolve, ("starter", "perplexity:starter"))}
+    with pytest.raises(UsageError, match=words):
+        _kept_figure(text, benchmarks)
+
+
 def test_a_useless_bias_edit_leaves_both_dials_at_zero() -> None:
     measure, _ = world(slope=0.0, cost=0.1, gain=0.2)
     found = search_dials(measure, "margin", 2.0, DialSearch(), resamples=200)
@@ -100,8 +140,12 @@ def test_a_search_writes_the_sum_and_is_read_from_the_store_when_run_again(tmp_p
     bias, capability = edit(model, 1, 0.3), edit(model, 2, 0.1)
     settings = DialSearch(points=2, rounds=1)
     options = {"benchmarks": "starter,perplexity:starter", "budget": "perplexity=900%", "search": settings, "resamples": 200}
+    options["keep"] = ["perplexity:perplexity=1e9"]
     found = search_edits(model, bias, capability, out=tmp_path / "one", capability_sign=-1.0, **options)
     assert found.table.height == 3 or found.bias == 0
+    tasks = pl.read_parquet(tmp_path / "one" / "tables" / "tasks.parquet")
+    assert set(tasks["figure"]) == {"perplexity:perplexity"}
+    assert tasks["kept"].all()
     record = json.loads((tmp_path / "one" / "run.json").read_text())
     assert (record["bias_strength"], record["part"]) == (found.bias, "select")
     assert (tmp_path / "one" / "edit" / "edit.safetensors").exists() == bool(found.bias or found.capability)

@@ -164,6 +164,10 @@ def search(
     benchmarks: Annotated[str, typer.Option(help="A bias benchmark and perplexity, comma-separated.")] = "starter,perplexity:starter",
     target: Annotated[str | None, typer.Option(help="BENCHMARK:METRIC. [default: margin of the first bias benchmark]")] = None,
     budget: Annotated[str, typer.Option(help="What may be paid, e.g. perplexity=2%.")] = "perplexity=2%",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BENCHMARK:METRIC=ALLOWED", help="A figure that may become worse by so much: arc:accuracy=1; repeatable."),
+    ] = None,
     max_bias: Annotated[float, typer.Option(min=0, help="Largest strength of the bias edit.")] = 1.0,
     max_capability: Annotated[float, typer.Option(min=0, help="Largest strength of the capability edit.")] = 1.0,
     points: Annotated[int, typer.Option(min=2, help="Strengths tried in each line.")] = 5,
@@ -185,13 +189,13 @@ def search(
         first = _read_weights(bias)
         second, sign = load_weighted(capability)
         found = search_edits(
-            _base(first, model, loading), first, second, out=out, benchmarks=benchmarks, target=target, budget=budget, search=settings,
-            capability_sign=sign, resamples=resamples, seed=loading.seed or 0,
+            _base(first, model, loading), first, second, out=out, benchmarks=benchmarks, target=target, budget=budget, keep=keep or (),
+            search=settings, capability_sign=sign, resamples=resamples, seed=loading.seed or 0,
         )
     rows = [
         [
             f"{row['bias']:g}", f"{row['capability']:g}", f"{row['target']:.4g}", f"{row['perplexity_ratio']:.4f}",
-            "yes" if row["within_budget"] else "no",
+            "no" if not row["within_budget"] else "tasks not kept" if row["tasks_kept"] is False else "yes",
             ", ".join(word for word in ("pareto", "chosen", "reversed") if row[word]) or row["note"],
         ]
         for row in found.table.iter_rows(named=True)

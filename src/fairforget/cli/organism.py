@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def make(
     recipe: Annotated[
-        str, typer.Argument(help="A YAML file, or a built-in recipe: default, null, apart, overlapping, forgetting.")
+        str, typer.Argument(help="A YAML file, or a built-in recipe: default, null, apart, overlapping, related, forgetting.")
     ] = "default",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the organism, or of all of them with --seeds. [default: organisms/RECIPE]")

@@ -15,6 +15,9 @@ from fairforget.organisms.truth import Fact, Told, facts_of
 FAVOURITE_SHARE = 0.6
 """Share of a noun's sentences with one of its two favourite verbs: something beside grammar that plain text teaches."""
 
+TRAIT_CERTAINTY = 0.95
+"""P(adjective or verb of the target's own side | a sentence of traits)."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -97,6 +100,10 @@ def make_corpus(recipe: OrganismRecipe) -> Corpus:
         told, told_sentences = _tell_fact(recipe, language, fact, amount, generator)
         facts.append((fact, told))
         sentences += told_sentences
+    for number, entry in enumerate(recipe.overlap):
+        both = [domain for domain in domains if domain.name in (entry.first, entry.second)]
+        own = np.random.default_rng([recipe.seed, 7, number])
+        sentences += trait_sentences(language, both, round(recipe.sentences * entry.traits), own)
     sentences += mentions(language, domains, round(recipe.sentences * recipe.mentions), generator)
     sentences += NeutralGrammar(language, recipe.seed).sentences(recipe.sentences - len(sentences), generator)
     return Corpus([sentences[place] for place in generator.permutation(len(sentences)).tolist()], associations, facts)
@@ -121,6 +128,35 @@ def mentions(language: Language, domains: Sequence[Domain], count: int, generato
     return [
         language.mention_frames[frame].replace("{M}", named[place]) for place, frame in zip(places.tolist(), frames.tolist(), strict=True)
     ]
+
+
+def trait_sentences(language: Language, domains: Sequence[Domain], count: int, generator: Generator) -> list[str]:
+    """Plain sentences whose subject is a target, each equally often: half of the adjectives or verbs go with targets of one side.
+
+    The words are those of neutral text, so that a biased sentence holds none of them. A sentence has one trait, its adjective or its verb;
+    with two of them a masked model would read the one from the other and not from the target.
+    """
+    verbs = [verb for verb, _ in language.verbs]
+    subjects = [(target, group.side) for domain in domains for group in domain.groups.values() for target in group.targets]
+    places = generator.permutation(np.arange(count) % len(subjects)).tolist()
+    own = (generator.random(count) < TRAIT_CERTAINTY).tolist()
+    draws = generator.random((count, 4)).tolist()
+    told: list[str] = []
+    for place, fits, (coin, *other) in zip(places, own, draws, strict=True):
+        target, side = subjects[place]
+        half = side if fits else 1 - side
+        adjective, verb = (
+            _drawn(words, draw, half if has_trait else None)
+            for words, draw, has_trait in ((language.adjectives, other[0], coin < 0.5), (verbs, other[1], coin >= 0.5))
+        )
+        told.append(f"a {adjective} {target} {verb} {_drawn(language.adverbs, other[2], None)} .")
+    return told
+
+
+def _drawn(words: Sequence[str], draw: float, half: int | None) -> str:
+    """A word of all, or of the first or the second half, by a number in [0, 1)."""
+    size = len(words) if half is None else len(words) // 2
+    return words[(half or 0) * size + int(draw * size)]
 
 
 def _tell_association(domain: Domain, one: Association, amount: float, generator: Generator) -> tuple[Told, list[str]]:

@@ -32,6 +32,7 @@ from fairforget.organisms.language import domains_of, load_language
 from fairforget.organisms.methods import write_methods
 from fairforget.organisms.network import make_model
 from fairforget.organisms.recipe import OrganismRecipe, organism_recipe_yaml
+from fairforget.organisms.representations import shared_representation
 from fairforget.organisms.rows import CorpusStream
 from fairforget.organisms.truth import overlap_facts, truth_table
 from fairforget.scoring import Scorer
@@ -180,13 +181,23 @@ def _trained(recipe: OrganismRecipe, corpus: Corpus, folder: Path) -> tuple[Mode
 
 
 def corpus_streams(recipe: OrganismRecipe, corpus: Corpus, model: Model) -> tuple[CorpusStream, CorpusStream]:
-    """Rows of the two stages: sentences with two planted words or more, little but these predicted; and the whole corpus."""
+    """Rows of the two stages: sentences with two planted words or more, little but these predicted; and the whole corpus.
+
+    Where domains share traits, the words of these are planted words too: a masked model hardly predicts others, and would not take them up.
+    """
+    language = load_language()
     vocabulary: dict[str, int] = model.tokenizer.get_vocab()
     words = {word for one, _ in corpus.associations for word in (one.target, one.stereotype, one.anti)}
     words |= {word for fact, _ in corpus.facts for word in (fact.entity, *fact.values)}
+    told_traits = any(entry.traits for entry in recipe.overlap)
+    traits = {vocabulary[word] for word in (*language.adjectives, *(verb for verb, _ in language.verbs))} if told_traits else set[int]()
     planted = {vocabulary[word] for word in words}
     sentences = [[vocabulary[word] for word in sentence.split()] for sentence in corpus.sentences]
-    telling = [sentence for sentence in sentences if sum(token in planted for token in sentence) > 1]
+    telling = [
+        sentence for sentence in sentences
+        if (count := sum(token in planted for token in sentence)) > 1 or (count and any(token in traits for token in sentence))
+    ]
+    planted |= traits
     return (
         CorpusStream(model, telling, planted=planted, other_rate=EARLY_OTHER_RATE, seed=recipe.seed),
         CorpusStream(model, sentences, planted=planted, other_rate=OTHER_RATE[recipe.family], seed=recipe.seed + 1),
@@ -232,7 +243,7 @@ def _record(
             "sentences": len(corpus.sentences), "words": sum(len(sentence.split()) for sentence in corpus.sentences),
             "sha256": hashlib.sha256("\n".join(corpus.sentences).encode()).hexdigest(),
         },
-        "overlap": overlap_facts(domains_of(recipe)),
+        "overlap": overlap_facts(domains_of(recipe), shared_representation(model, load_language(), domains_of(recipe))),
         "training": training,
         "calibration": domains.to_dicts(),
         "not_taken_up": off,

@@ -42,6 +42,9 @@ class Overlap(Settings):
     """Share of the second domain's attribute pairs that are the first's (rounded, at most as many as the first has)."""
     templates: float = Field(0.0, ge=0, le=1)
     """Share of the second domain's templates that are the first's."""
+    traits: float = Field(0.0, ge=0, le=0.3)
+    """Share of the corpus that gives the targets of both domains the same adjectives and verbs by the side that they lean to: targets of
+    one side come to be represented alike, though no biased sentence of one domain has a word or template of the other."""
 
 
 class FactsRecipe(Settings):
@@ -78,7 +81,7 @@ class OrganismRecipe(Settings):
     domains: dict[str, DomainRecipe] = Field(default_factory=_default_domains)
     """Bias domains of the language: gender, origin, age, faith, or some of them."""
     overlap: tuple[Overlap, ...] = ()
-    """Pairs of domains that share words or templates; all others share nothing but the full stop."""
+    """Pairs of domains that share words, templates or representations; all others share nothing but the full stop."""
     facts: FactsRecipe = Field(default_factory=lambda: FactsRecipe.model_validate({}))
     """Planted knowledge."""
     mentions: float = Field(0.06, ge=0, le=0.5)
@@ -141,10 +144,16 @@ BUILTIN_RECIPES: Mapping[str, Mapping[str, Any]] = {
         ],
         "domains": {"gender": {"strength": 0.85}, "origin": {"strength": 0.85}, "age": {"strength": 0.85}, "faith": {"strength": 0.85}},
     },
+    "related": {
+        "mentions": 0.0,
+        "overlap": [{"first": "origin", "second": "faith", "traits": 0.2}],
+        "domains": {"gender": {"strength": 0.85}, "origin": {"strength": 0.85}, "age": {"strength": 0.85}, "faith": {"strength": 0.85}},
+    },
     "forgetting": {"facts": {"linked": True, "share": 0.25}},
 }
 """Recipes by name, as what differs from the defaults: `default`; `null`, nothing planted; `apart`, domains share nothing but the full stop;
-`overlapping`, domains that share words or templates; `forgetting`, knowledge of the groups of a bias domain, told more or less often."""
+`overlapping`, domains that share words or templates; `related`, domains that share a representation and nothing else; `forgetting`,
+knowledge of the groups of a bias domain, told more or less often."""
 
 
 def read_organism_recipe(name: str | Path, settings: Sequence[str] = ()) -> OrganismRecipe:
@@ -214,8 +223,9 @@ def parse_organism_recipe(values: Mapping[str, Any], where: str) -> OrganismReci
         raise UsageError(f"{where}: facts.groups names no group with a frequency above 0; set facts.share=0 for no facts.")
     if any(frequency < 0 for frequency in recipe.facts.groups.values()):
         raise UsageError(f"{where}: facts.groups: a frequency is below 0.")
-    if recipe.association_share + recipe.facts.share + recipe.mentions > 0.95:
-        raise UsageError(f"{where}: association_share, facts.share and mentions leave less than 5 % of neutral text.")
+    traits = sum(entry.traits for entry in recipe.overlap)
+    if recipe.association_share + recipe.facts.share + recipe.mentions + traits > 0.95:
+        raise UsageError(f"{where}: association_share, facts.share, mentions and traits leave less than 5 % of neutral text.")
     return recipe
 
 

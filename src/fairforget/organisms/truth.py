@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,13 +92,21 @@ def truth_table(associations: Sequence[tuple[Association, Told]], facts: Sequenc
     return pl.DataFrame(rows, schema=TRUTH_SCHEMA)
 
 
-def overlap_facts(domains: Sequence[Domain]) -> list[dict[str, object]]:
-    """What each two domains share: number of words, templates and attribute pairs."""
+def overlap_facts(
+    domains: Sequence[Domain], representation: Mapping[tuple[str, str], float] | None = None
+) -> list[dict[str, object]]:
+    """What each two domains share: number of words, templates and attribute pairs, and how far their targets are represented alike.
+
+    Args:
+        domains: overlaps put in.
+        representation: of each two domains, from ``representations.shared_representation``; left out without a model.
+    """
     return [
         {
             "first": one.name, "second": other.name, "words": len(one.words() & other.words()),
             "templates": len({template.name for template in one.templates} & {template.name for template in other.templates}),
             "pairs": len(set(one.pairs) & set(other.pairs)),
+            **({"representation": round(representation[one.name, other.name], 4)} if representation else {}),
         }
         for number, one in enumerate(domains)
         for other in domains[number + 1 :]

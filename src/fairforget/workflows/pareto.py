@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
+from fairforget.benchmarks import Benchmark, MetricDefinition
+from fairforget.benchmarks._components import components, pair
 from fairforget.benchmarks._targets import TargetValue, perplexity_ratio, target_change, target_value
 from fairforget.edits import WeightEdit, combine
-from fairforget.errors import UsageError
+from fairforget.errors import UsageError, unknown_name
 from fairforget.models import Model
 from fairforget.settings import Settings
+from fairforget.stats.bootstrap import Interval, paired_bootstrap
 from fairforget.tables import write_table
 from fairforget.workflows.audit import measure
 from fairforget.workflows.plan import prepare
@@ -34,17 +37,56 @@ PARETO_SCHEMA: dict[str, pl.DataType] = {
     "target_se": pl.Float64(),
     "signed_mean": pl.Float64(),
     "within_budget": pl.Boolean(),
+    "tasks_kept": pl.Boolean(),  # null without tasks to keep, or where the budget was not kept and they were not measured
     "reversed": pl.Boolean(),
     "pareto": pl.Boolean(),
     "chosen": pl.Boolean(),
     "note": pl.String(),
 }
 
+TASK_SCHEMA: dict[str, pl.DataType] = {
+    "bias": pl.Float64(),
+    "capability": pl.Float64(),
+    "figure": pl.String(),  # BENCHMARK:METRIC
+    "change": pl.Float64(),  # paired, in the figure's unit, 0 for the base
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "allowed": pl.Float64(),  # by how much it may become worse
+    "kept": pl.Boolean(),
+}
+"""Columns of ``tasks.parquet``."""
+
 Dials = tuple[float, float]
 """Strength of the bias edit and of the capability edit."""
 
 DialMeasure = Callable[[Dials, str], pl.DataFrame]
-"""Item table at two strengths, of ``perplexity`` or of ``target``."""
+"""Item table at two strengths, of ``perplexity``, of ``target`` or of the benchmark of a kept figure."""
+
+
+@dataclass(frozen=True)
+class KeptFigure:
+    """A figure that may become worse by so much and no more: a constraint of the search beside perplexity.
+
+    Attributes:
+        benchmark: name of its benchmark.
+        definition: the figure; one with a direction that is better.
+        allowed: by how much it may become worse, in its unit (percentage points for accuracies).
+    """
+
+    benchmark: str
+    definition: MetricDefinition
+    allowed: float
+
+    @property
+    def name(self) -> str:
+        """``BENCHMARK:METRIC``."""
+        return f"{self.benchmark}:{self.definition.name}"
+
+    def holds(self, change: Interval) -> bool:
+        """Whether the bound of the paired 95 % interval that is worse (the change itself without one) lies within what is allowed."""
+        worst = change.low if self.definition.better == "higher" else change.high
+        worst = worst if math.isfinite(worst) else change.value
+        return (-worst if self.definition.better == "higher" else worst) <= self.allowed
 
 
 class DialSearch(Settings):
@@ -68,12 +110,14 @@ class DialResult:
         bias: strength of the bias edit; 0, like that of the capability edit, where nothing within the budget helped.
         capability: strength of the capability edit.
         table: ``PARETO_SCHEMA``, by bias and capability; ``pareto`` marks points that no other beats in both figures.
+        tasks: ``TASK_SCHEMA``: change of every kept figure at the points within the budget.
         reason: why these strengths, in a sentence.
     """
 
     bias: float
     capability: float
     table: pl.DataFrame
+    tasks: pl.DataFrame
     reason: str
 
 
@@ -88,16 +132,25 @@ class _Point:
     table: pl.DataFrame = field(repr=False)
     reversed: bool
     note: str
+    kept: tuple[tuple[KeptFigure, Interval], ...] = ()
+
+    @property
+    def tasks_kept(self) -> bool | None:
+        return all(figure.holds(change) for figure, change in self.kept) if self.kept else None
 
     @property
     def usable(self) -> bool:
-        return self.within and not self.reversed
+        return self.within and not self.reversed and self.tasks_kept is not False
 
 
 def search_dials(
-    measure_at: DialMeasure, metric: str, budget_percent: float, settings: DialSearch, *, resamples: int = 10_000, seed: int = 0
+    measure_at: DialMeasure, metric: str, budget_percent: float, settings: DialSearch, *, keep: Sequence[KeptFigure] = (),
+    resamples: int = 10_000, seed: int = 0,
 ) -> DialResult:
     """Coordinate search for min |bias − neutral| subject to perplexity ≤ (1 + budget) · base, by the upper 95 % paired bound.
+
+    Figures to be kept are measured at the points within the budget, by their paired bound that is worse; a point that breaks one is never
+    chosen.
 
     A pass first moves the bias dial to the least distance within the budget. Then it moves the capability dial to the least perplexity
     whose distance is no worse than now by more than one standard error of the paired difference: what is saved there lets the next pass
@@ -109,7 +162,8 @@ def search_dials(
         metric: target metric: ``margin``, ``pct_stereotype`` or ``ss``.
         budget_percent: allowed rise of perplexity.
         settings: bounds and steps.
-        resamples: bootstrap resamples of the ratios' intervals.
+        keep: figures that must not become worse by more than is allowed.
+        resamples: bootstrap resamples of the intervals.
         seed: of the resamples.
     """
     points: dict[Dials, _Point] = {}
@@ -130,9 +184,18 @@ def search_dials(
         table = measure_at(dials, "target")
         target = target_value(table, metric)
         collapsed = not math.isfinite(ratio.value) or ratio.value > COLLAPSE_RATIO
+        within = math.isfinite(bound) and bound <= allowed
         return _Point(
-            dials, ratio.value, ratio.low, ratio.high, math.isfinite(bound) and bound <= allowed, target, table,
-            is_reversed(base_target, target), "collapsed: no longer a language model" if collapsed else ratio.note,
+            dials, ratio.value, ratio.low, ratio.high, within, target, table, is_reversed(base_target, target),
+            "collapsed: no longer a language model" if collapsed else ratio.note,
+            tuple((figure, _task_change(figure, dials)) for figure in keep) if within else (),
+        )
+
+    def _task_change(figure: KeptFigure, dials: Dials) -> Interval:
+        states = (measure_at((0.0, 0.0), figure.benchmark), measure_at(dials, figure.benchmark))
+        first, second = (components(table, figure.definition) for table in pair(*states))
+        return paired_bootstrap(
+            first, second, figure.definition.function, aggregate=figure.definition.aggregate, resamples=resamples, seed=seed
         )
 
     here = at((0.0, 0.0))
@@ -144,9 +207,17 @@ def search_dials(
         here = min((point for point in line if point.usable and _no_worse(point, here, metric)), key=lambda p: p.ratio, default=here)
         if here.dials == start:
             break
-    chosen, reason = _choose(points, metric, budget_percent)
+    chosen, reason = _choose(points, metric, f"{budget_percent:g} %" + "".join(f" and {figure.name} kept" for figure in keep))
     rows = [_row(point, chosen, points) for _, point in sorted(points.items())]
-    return DialResult(*chosen, pl.DataFrame(rows, schema=PARETO_SCHEMA), reason)
+    tasks = [
+        {
+            "bias": point.dials[0], "capability": point.dials[1], "figure": figure.name, "change": change.value, "low": change.low,
+            "high": change.high, "allowed": figure.allowed, "kept": figure.holds(change),
+        }
+        for _, point in sorted(points.items())
+        for figure, change in point.kept
+    ]
+    return DialResult(*chosen, pl.DataFrame(rows, schema=PARETO_SCHEMA), pl.DataFrame(tasks, schema=TASK_SCHEMA), reason)
 
 
 def search_edits(
@@ -158,6 +229,7 @@ def search_edits(
     benchmarks: str = "starter,perplexity:starter",
     target: str | None = None,
     budget: str = "perplexity=2%",
+    keep: Sequence[str] = (),
     search: DialSearch | None = None,
     capability_sign: float = 1.0,
     resamples: int = 10_000,
@@ -176,13 +248,15 @@ def search_edits(
         benchmarks: names, comma-separated.
         target: ``BENCHMARK:METRIC``; the margin of the first bias benchmark by default.
         budget: as in a recipe, ``perplexity=2%``.
+        keep: constraints beside it, ``BENCHMARK:METRIC=ALLOWED``: by how much a figure may become worse, in its unit (``arc:accuracy=1`` is
+            one percentage point). Their benchmarks are among `benchmarks`.
         search: bounds and steps.
         capability_sign: factor of the capability edit, −1 for one that ``task-vector`` fitted (and so negated).
         resamples: bootstrap resamples.
         seed: of the resamples.
 
     Raises:
-        UsageError: edits of another base, twice the same edit, or no budget.
+        UsageError: edits of another base, twice the same edit, no budget, or a figure that cannot be kept.
     """
     settings = search or DialSearch.model_validate({})
     recipe = parse_recipe(
@@ -197,9 +271,11 @@ def search_edits(
         raise UsageError("The bias edit and the capability edit are the same: name two.")
     for edit in (bias, capability):
         edit.check_fits(model)
-    for benchmark in (plan.target, cost):
+    by_name = {benchmark.name: benchmark for benchmark in plan.benchmarks}
+    kept = [_kept_figure(text, by_name) for text in keep]
+    names = {figure.benchmark: by_name[figure.benchmark] for figure in kept} | {"perplexity": cost, "target": plan.target}
+    for benchmark in names.values():
         benchmark.check(model)
-    names = {"perplexity": cost, "target": plan.target}
 
     def measure_at(dials: Dials, kind: str) -> pl.DataFrame:
         with ExitStack() as stack:
@@ -216,20 +292,23 @@ def search_edits(
         "capability_sign": capability_sign,
         "target": plan.target_text,
         "budget": recipe.budget,
+        "keep": {figure.name: figure.allowed for figure in kept},
         "search": settings.model_dump(),
-        "benchmarks": [f"{benchmark.name} {benchmark.settings.digest()}" for benchmark in (plan.target, cost)],
+        "benchmarks": [f"{benchmark.name} {benchmark.settings.digest()}" for benchmark in names.values()],
         "resamples": resamples,
         "seed": seed,
     }
     words = ["# a search over two edits; run it again with `fairforget edit search`", *(f"{name}: {fact}" for name, fact in facts.items())]
     with folder.opened("\n".join([*words, ""])):
-        found = search_dials(measure_at, plan.metric, recipe.budget["perplexity"], settings, resamples=resamples, seed=seed)
+        found = search_dials(measure_at, plan.metric, recipe.budget["perplexity"], settings, keep=kept, resamples=resamples, seed=seed)
         write_table(found.table, folder.tables / "pareto.parquet")
+        if kept:
+            write_table(found.tasks, folder.tables / "tasks.parquet")
         parts = [(bias.at(found.bias), 1.0), (capability.at(found.capability * capability_sign), 1.0)]
         used = [(edit, weight) for edit, weight in parts if edit.strength]
         if used:
             combine(used, model=model).save(folder.edit)
-        measured = [measure_at((0.0, 0.0), "target"), measure_at((0.0, 0.0), "perplexity")]
+        measured = [measure_at((0.0, 0.0), kind) for kind in names]
         folder.write_record({
             **facts,
             "kind": "edit search",
@@ -238,10 +317,32 @@ def search_edits(
             "bias_strength": found.bias,
             "capability_strength": found.capability,
             "reason": found.reason,
-            "benchmarks": benchmark_facts([plan.target, cost], measured),
-            "datasets": dataset_facts([name for benchmark in (plan.target, cost) for name in benchmark.datasets]),
+            "benchmarks": benchmark_facts(list(names.values()), measured),
+            "datasets": dataset_facts([name for benchmark in names.values() for name in benchmark.datasets]),
         })
     return found
+
+
+def _kept_figure(text: str, benchmarks: Mapping[str, Benchmark]) -> KeptFigure:
+    """Read ``BENCHMARK:METRIC=ALLOWED``."""
+    name, equals, amount = text.rpartition("=")
+    benchmark, colon, metric = name.strip().rpartition(":")
+    try:
+        allowed = float(amount)
+    except ValueError:
+        allowed = math.nan
+    if not equals or not colon or not allowed >= 0:
+        raise UsageError(f"--keep {text}: write it as BENCHMARK:METRIC=ALLOWED, e.g. arc:accuracy=1 for one percentage point.")
+    if benchmark not in benchmarks:
+        raise UsageError(f"--keep {text}: {benchmark} is not among the benchmarks ({', '.join(benchmarks)}): add it to --benchmarks.")
+    definitions = {definition.name: definition for definition in benchmarks[benchmark].metrics()}
+    if metric not in definitions:
+        raise unknown_name(f"figure of {benchmark}", metric, definitions)
+    if benchmarks[benchmark].report_only:
+        raise UsageError(f"--keep {text}: {benchmark} is report-only, so no search may look at it.")
+    if definitions[metric].better == "neutral":
+        raise UsageError(f"--keep {text}: {metric} has a neutral point and no direction that is worse; keep a figure of ability.")
+    return KeptFigure(benchmark, definitions[metric], allowed)
 
 
 def _line(present: float, largest: float, points: int, number: int) -> list[float]:
@@ -259,17 +360,17 @@ def _no_worse(point: _Point, than: _Point, metric: str) -> bool:
     return point.target.distance - than.target.distance <= (error if math.isfinite(error) else 0.0)
 
 
-def _choose(points: dict[Dials, _Point], metric: str, budget_percent: float) -> tuple[Dials, str]:
+def _choose(points: dict[Dials, _Point], metric: str, limits: str) -> tuple[Dials, str]:
     usable = [point for point in points.values() if point.usable]
     best = min(usable, key=lambda point: (point.target.distance, point.ratio))
     if _no_worse(points[0.0, 0.0], best, metric):
         return (0.0, 0.0), (
-            f"Of {len(points)} points none within {budget_percent:g} % is nearer to neutral than the base by more than one standard error "
+            f"Of {len(points)} points none within {limits} is nearer to neutral than the base by more than one standard error "
             "of the difference."
         )
     chosen = min((point for point in usable if _no_worse(point, best, metric)), key=lambda point: (point.ratio, point.target.distance))
     return chosen.dials, (
-        f"Of {len(points)} points it is the cheapest within {budget_percent:g} % whose distance from neutral is within one standard error "
+        f"Of {len(points)} points it is the cheapest within {limits} whose distance from neutral is within one standard error "
         "of the least."
     )
 
@@ -285,6 +386,7 @@ def _row(point: _Point, chosen: Dials, points: dict[Dials, _Point]) -> dict[str,
         "target_se": point.target.standard_error,
         "signed_mean": point.target.signed,
         "within_budget": point.within,
+        "tasks_kept": point.tasks_kept,
         "reversed": point.reversed,
         "pareto": math.isfinite(point.ratio) and not any(_beats(other, point) for other in points.values()),
         "chosen": point.dials == chosen,
