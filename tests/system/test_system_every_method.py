@@ -1,4 +1,4 @@
-"""Every method from a recipe file, by the command line, on a tiny causal and a tiny masked model: a finished run, or a refusal with a reason."""
+"""Every method from a recipe file, by the command line, on a tiny causal and a tiny masked model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def recipe(folder: Path, family: str, name: str) -> dict[str, Any]:
     fields = method_registry().get(name).settings_class.model_fields
     small: dict[str, Any] = {"steps": 2, "batch_size": 4, "retain_text": "neutral.txt", "neutral_text": "neutral.txt"}
     settings = {field: value for field, value in small.items() if field in fields} | WANTED.get(name, {})
-    settings = {field: str(folder / value) if isinstance(value, str) and value.endswith(".txt") else value for field, value in settings.items()}
+    settings |= {field: str(folder / value) for field, value in settings.items() if isinstance(value, str) and value.endswith(".txt")}
     roles = ("text", "prompt", "group", "cluster") if name == "answer-tuning" else ("text", "counterpart", "partner", "group", "cluster")
     return {
         "model": str(folder / family), "method": {"name": name, **settings},

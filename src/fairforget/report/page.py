@@ -20,6 +20,7 @@ from fairforget.files import write_text
 from fairforget.report import charts, number_words
 from fairforget.report.changed_items import changed_items
 from fairforget.report.comparisons import ALL, Comparison, by_metric, by_task, comparisons, reported_part, shared_notes
+from fairforget.report.edit_account import change_section, text_section
 from fairforget.report.forgotten import biased_groups, forgetting_rows
 from fairforget.report.run_folder import STRENGTH_OPTIONAL, RunFolder, RunRecord, read_run_folder
 from fairforget.report.word_geometry import word_geometry
@@ -192,6 +193,8 @@ def page_context(run: RunFolder, figures: Figures) -> dict[str, Any]:
         "geometry": word_geometry(run.item_tables, part, figures.names, figures),
         "forgetting": _forgetting(run, figures),
         "biased": _biased(run, figures),
+        "texts": text_section(run.texts, record.memorisation or {}, figures),
+        "weights": change_section(run.parameters, figures),
         "changes": None if run.ledger is None else changed_items(run.ledger, run.item_tables),
         "content_warnings": [dataset.warning for dataset in record.datasets if dataset.warning],
     }

@@ -124,6 +124,8 @@ class RunRecord(Record):
     edit_hash: str | None = None
     runtime: RuntimeRecord | None = None
     """Set where the edit works at run time."""
+    memorisation: dict[str, list[float]] | None = None
+    """How well the training texts were known by heart, before and after, by the name of the figure."""
     seed: int | None = None
     versions: dict[str, str] = {}
     git: dict[str, Any] | None = None
@@ -163,6 +165,10 @@ class RunFolder:
     """Biased forgetting by group."""
     dispersion: pl.DataFrame | None = None
     """Its spread, a row for each task, axis and scale."""
+    texts: pl.DataFrame | None = None
+    """Likelihood of the texts behind the run."""
+    parameters: pl.DataFrame | None = None
+    """Size of the edit by parameter."""
     recipe: str | None = None
     item_tables: Sequence[Path] = field(default=())
 
@@ -192,6 +198,8 @@ def read_run_folder(path: Path) -> RunFolder:
         forgetting=_optional_table(tables / "forgetting.parquet", ()),
         biased=_optional_table(tables / "biased.parquet", ()),
         dispersion=_optional_table(tables / "dispersion.parquet", ()),
+        texts=_optional_table(tables / "texts.parquet", METRIC_COLUMNS),
+        parameters=_optional_table(tables / "parameters.parquet", ("layer", "module", "vectors", "changed", "change", "weight")),
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
         item_tables=sorted(tables.glob("items-*.parquet")),
     )

@@ -16,7 +16,8 @@ from fairforget.benchmarks._targets import perplexity_ratio, target_change, targ
 from fairforget.data.overlap import find_overlap
 from fairforget.data.swaps import swap_gender
 from fairforget.data.training import TrainingSource, TrainingText, training_source
-from fairforget.edits import Edit, RuntimeEdit, load_edit, merged
+from fairforget.edits import Edit, RuntimeEdit, WeightEdit, load_edit, merged
+from fairforget.edits.change_sizes import change_sizes
 from fairforget.errors import FairforgetError, UsageError
 from fairforget.files import write_text
 from fairforget.forgetting import Step, build_ledger
@@ -36,6 +37,7 @@ from fairforget.workflows.recipe import Recipe, recipe_yaml
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
 from fairforget.workflows.strength import StrengthSearch, given_strength, search_strength
 from fairforget.workflows.suites import names_a_suite
+from fairforget.workflows.text_account import account_for_texts, text_sets
 from fairforget.workflows.verdict import Evidence, Verdict, debias_verdict
 
 PROBES = 32
@@ -178,6 +180,9 @@ def _run(
     )
     ledger = build_ledger(pl.concat(before), pl.concat(after), step=step)
     account = write_ledger_tables(ledger, folder, resamples=recipe.resamples, seed=recipe.seed)
+    texts = _texts(recipe, plan, edit, model, data, folder, say) if found.strength and recipe.account.texts else None
+    if found.strength and isinstance(edit, WeightEdit):
+        write_table(change_sizes(edit, model), folder.tables / "parameters.parquet")
     evidence = _evidence(plan, recipe, found, before, after)
     verdict = debias_verdict(evidence, [benchmark.caution for benchmark in plan.benchmarks])
     verdict.write(folder.tables / "verdict.json")
@@ -187,9 +192,24 @@ def _run(
     if save_model and not (runtime and runtime["reason"]):
         merged(model, edit, folder.model)
     record = _record(recipe, plan, method, model, edit, found, before, data, warnings)
-    folder.write_record({**record, "state": state_after, "runtime": runtime, "evidence": evidence.record()})
+    folder.write_record({**record, "state": state_after, "runtime": runtime, "evidence": evidence.record(), "memorisation": texts})
     _write_words(folder)
     return DebiasResult(folder.path, edit, found.strength, ledger, account, metrics, found.curve, verdict)
+
+
+def _texts(
+    recipe: Recipe, plan: Plan, edit: Edit, model: Model, data: TrainingSource | Sequence[TrainingText] | Sequence[str], folder: RunFolder,
+    say: Say,
+) -> dict[str, list[float]]:
+    """Write what became of the texts behind the run; what is left to the record is how well the training texts are known by heart."""
+    retain = next((str(recipe.method.settings[name]) for name in ("retain_text", "neutral_text") if recipe.method.settings.get(name)), None)
+    rows = data.texts if isinstance(data, TrainingSource) else data
+    sets = text_sets(rows, plan.target, model.family, retain, recipe.account.texts, recipe.seed)
+    account = account_for_texts(
+        model, edit, sets, extraction=recipe.account.extraction, resamples=recipe.resamples, seed=recipe.seed, say=say
+    )
+    write_table(account.metrics, folder.tables / "texts.parquet")
+    return account.memorisation
 
 
 def _write_words(folder: RunFolder) -> None:

@@ -106,6 +106,15 @@ class Guard(Settings):
     """Stop when the target has crossed neutral; only where the base is more than 2 standard errors away from it."""
 
 
+class Account(Settings):
+    """What is told of the texts behind a run, before and after: see ``workflows.text_account``."""
+
+    texts: int = Field(64, ge=0, le=10_000)
+    """Texts of each set (trained on, held out, counterparts of both, neutral) whose likelihood is measured; 0 leaves the account out."""
+    extraction: bool = False
+    """Also the extraction likelihood of training texts (causal models): minutes on a processor."""
+
+
 class BenchmarkChoice(Settings):
     """A benchmark by name and preset, with settings of its own."""
 
@@ -134,6 +143,8 @@ class Recipe(Settings):
     """How the strength is searched."""
     guard: Guard = Field(default_factory=lambda: Guard.model_validate({}))
     """What ends a training run early."""
+    account: Account = Field(default_factory=lambda: Account.model_validate({}))
+    """What is told of the texts behind the run."""
     seed: int = Field(0, ge=0)
     """Seed of training and resampling."""
     resamples: int = Field(10_000, ge=200)
