@@ -8,6 +8,8 @@ import torch
 from tiny import tiny_model
 
 from fairforget import methods
+from fairforget.data.training import TrainingText
+from fairforget.edits import inner_product
 from fairforget.errors import UsageError
 from fairforget.models.hashing import content_hash
 from fairforget.scoring import ContinuationRequest, MaskedRequest, Scorer
@@ -78,6 +80,38 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_edit(tmp_path: object, m
     resumed = method.fit(model, TEXTS, folder=tmp_path)  # type: ignore[arg-type]
     assert calls - 15 == 24 - 12  # went on from the checkpoint at step 12
     assert resumed.content_hash == whole.content_hash
+
+
+PAIRS = [
+    TrainingText("the nurse said she is late", ("gender",), "a", "the nurse said he is late"),
+    TrainingText("the doctor said he is old", ("gender",), "b", "the doctor said she is old"),
+] * 4
+
+
+@pytest.mark.parametrize(("kind", "tuning", "inside"), [
+    ("llama", "attention", "self_attn"), ("bert", "mlp", "dense"), ("llama", "layers:1", "layers.1."), ("gpt2", "heads", "attn"),
+])
+def test_what_a_selector_picks_is_all_that_a_contrasted_vector_changes(kind: str, tuning: str, inside: str) -> None:
+    model = tiny_model(kind)
+    method = methods.TaskVector(tuning=tuning, selected_share=0.25, steps=4, batch_size=4, learning_rate=1e-2, precision="float32")
+    edit = method.fit(model, PAIRS)
+    assert edit.record.provenance["selection"]["selector"] == tuning.partition(":")[0] or ":" in tuning
+    assert edit.deltas
+    assert all(inside in name for name in edit.deltas)
+    if tuning == "heads":
+        weight = next(delta.delta for name, delta in edit.deltas.items() if name.endswith("c_proj.weight"))
+        assert 0 < float((weight != 0).float().mean()) < 1, "one query head of four, not all of them"
+
+
+@pytest.mark.parametrize("anchor", [{"l2_sp": 30.0}, {"ewc": 1e5, "ewc_rows": 8}])
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_anchors_make_the_vector_smaller(anchor: dict[str, float], tuning: str) -> None:
+    def size(**settings: float) -> float:
+        method = methods.TaskVector(tuning=tuning, steps=12, batch_size=4, learning_rate=5e-3, precision="float32", **settings)
+        edit = method.fit(tiny_model("llama"), TEXTS)
+        return inner_product(edit, edit) ** 0.5
+
+    assert size(**anchor) < 0.9 * size()
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,20 +17,27 @@ from fairforget.edits import Edit, EditRecord, WeightEdit, arithmetic, combine
 from fairforget.edits.arithmetic import check_projected_from, load_weighted
 from fairforget.errors import UsageError
 from fairforget.methods._base import Method, provenance_of, texts_of
+from fairforget.methods._trained import TrainingData, pairs_of
 from fairforget.methods._tuning import neutral_texts, tune_ia3, tune_lora, tune_weights
 from fairforget.models.model import Model
-from fairforget.objectives import CrossEntropy, KLToBase
+from fairforget.objectives import CrossEntropy, ElasticWeightConsolidation, KLToBase, L2ToBase
 from fairforget.objectives.drift import Reference
 from fairforget.settings import Settings
 from fairforget.training import Monitor, Objective, StreamDataset, TextStream, train
+from fairforget.training.selection import Selection
 
 
 class TaskVectorSettings(Settings):
     """Settings of the biased fine-tuning; how much of it is subtracted is the edit's strength."""
 
-    tuning: Literal["lora", "full", "ia3"] = "lora"
-    """What is trained: `lora`, low-rank factors on chosen linears (Dige et al. 2024), `full`, all weights (Ilharco et al. 2023), or `ia3`,
-    vectors that scale activations, on PEFT's modules for the architecture (Liu et al. 2022; an option of the released code)."""
+    tuning: str = Field(
+        "lora", pattern=r"^(lora|full|ia3|attention|mlp|half|layers:\d+(-\d+)?|heads|neurons|contrastive-gradient|fisher-ratio)$"
+    )
+    """What is trained: `lora`, low-rank factors on chosen linears (Dige et al. 2024), `full`, all weights (Ilharco et al. 2023), `ia3`,
+    vectors that scale activations, on PEFT's modules for the architecture (Liu et al. 2022; an option of the released code), or weights
+    that a selector picks, as in every method that trains."""
+    selected_share: float = Field(0.1, gt=0, le=1)
+    """Share that the selectors heads, neurons, contrastive-gradient and fisher-ratio pick."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
     """Peak learning rate of AdamW. 5e-4 with LoRA is the released value for LLaMA, 2e-4 for OPT; full tuning wants about 1e-5."""
     epochs: float = Field(1.5, gt=0, le=1000)
@@ -66,6 +73,13 @@ class TaskVectorSettings(Settings):
     drift_texts: Literal["counterparts", "neutral"] = "counterparts"
     """Where drift is limited: `counterparts`, the anti-stereotypes of the training texts (or gender swaps of them) and neutral text, so
     that little but the stereotype is left to learn; or `neutral` text alone."""
+    l2_sp: float = Field(0.0, ge=0)
+    """Weight of half the squared distance of the weights from the base's (L2-SP, Li et al. 2018) in the biased fine-tuning."""
+    ewc: float = Field(0.0, ge=0)
+    """Weight of half the same distance weighted by the Fisher information on neutral text, per example (EWC, Kirkpatrick et al. 2017): what
+    plain language needs is learnt less, and so subtracted less."""
+    ewc_rows: int = Field(64, ge=1)
+    """Neutral texts that the Fisher information is the mean over."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the training: `auto` is bfloat16 autocast where it is native. Scoring stays in float32 all the same."""
     shards: int = Field(1, ge=1, le=1000)
@@ -79,6 +93,17 @@ class TaskVectorSettings(Settings):
     negation cannot cost them to first order; `add` adds them, each at its weight."""
     report_to: str = "none"
     """Experiment tracker that transformers knows (tensorboard, wandb, mlflow ...), or none."""
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What the fine-tunings of one fit share: the base, the record of the edit, the seed, who watches, and what is trained."""
+
+    model: Model
+    record: EditRecord
+    seed: int
+    monitor: Monitor | None
+    selection: Selection | None
 
 
 class TaskVector(Method):
@@ -106,7 +131,7 @@ class TaskVector(Method):
     def fit(
         self,
         model: Model,
-        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
+        data: TrainingData,
         *,
         seed: int = 0,
         folder: Path | None = None,
@@ -129,55 +154,48 @@ class TaskVector(Method):
         if settings.batch_size % settings.accumulation:
             raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)
+        set_seed(seed)
+        fit = _Fit(model, record, seed, monitor, self._selection(model, data, seed))
         with tempfile.TemporaryDirectory() as scratch:
             place = folder or Path(scratch)
-            if settings.shards == 1:
-                edit = self._negated(model, data, record, place, seed, monitor)
-            else:
-                edit = self._averaged(model, data, record, place, seed, monitor)
+            edit = (self._negated if settings.shards == 1 else self._averaged)(fit, data, place)
         edit = self._with_capabilities(model, edit, record)
-        return edit.with_provenance({"training_data": provenance_of(data)})
+        selected = {} if fit.selection is None else {"selection": fit.selection.describe()}
+        return edit.with_provenance({"training_data": provenance_of(data), **selected})
 
-    def _negated(
-        self,
-        model: Model,
-        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
-        record: EditRecord,
-        place: Path,
-        seed: int,
-        monitor: Monitor | None,
-    ) -> WeightEdit:
+    def _selection(self, model: Model, data: TrainingData, seed: int) -> Selection | None:
+        """What a selector picks, the same for all fine-tunings of a fit; None where whole matrices or factors are trained."""
+        if self.settings.tuning in ("lora", "full", "ia3"):
+            return None
+        from fairforget.methods._selectors import find_selection
+
+        return find_selection(model, self.settings.tuning, pairs_of(data), share=self.settings.selected_share, seed=seed)
+
+    def _negated(self, fit: _Fit, data: TrainingData, place: Path) -> WeightEdit:
         """The negated vector of all the data, less that of the counterparts under `contrast`."""
+        record = fit.record
         if not _contrasts(self.settings.contrast, data):
-            return self._vector(model, texts_of(data), data, record, place, seed, monitor)
+            return self._vector(fit, texts_of(data), data, place)
         texts, counterparts = contrasted_texts(data)
-        learnt = self._vector(model, texts, texts, record, place / "stereotypes", seed, monitor)
-        opposite = self._vector(model, counterparts, texts, record, place / "counterparts", seed, monitor)
+        learnt = self._vector(fit, texts, texts, place / "stereotypes")
+        opposite = self._vector(fit, counterparts, texts, place / "counterparts")
         found = combine([(learnt, 1.0), (opposite, -1.0)])
         outcome = {"training": learnt.record.provenance["training"], "training_of_counterparts": opposite.record.provenance["training"]}
         return WeightEdit(found.deltas, record).with_provenance(outcome)
 
-    def _averaged(
-        self,
-        model: Model,
-        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
-        record: EditRecord,
-        place: Path,
-        seed: int,
-        monitor: Monitor | None,
-    ) -> WeightEdit:
+    def _averaged(self, fit: _Fit, data: TrainingData, place: Path) -> WeightEdit:
         """The mean of the negated vectors of disjoint shards; low-rank ones are added up as factors, no more than the sum is held."""
         total: WeightEdit | None = None
         outcomes: list[Any] = []
-        shards = shards_of(data, self.settings.shards, seed)
+        shards = shards_of(data, self.settings.shards, fit.seed)
         for number, rows in enumerate(shards, start=1):
-            vector = self._negated(model, rows, record, place / f"shard-{number}", seed, monitor)
+            vector = self._negated(fit, rows, place / f"shard-{number}")
             outcomes.append(vector.record.provenance["training"])
             total = combine([*([(total, 1.0)] if total is not None else []), (vector, 1 / len(shards))])
         assert total is not None
         steps, seconds = (sum(outcome[fact] for outcome in outcomes) for fact in ("steps", "seconds"))
         training = {**outcomes[0], "steps": steps, "seconds": round(seconds, 1), "of_each_shard": outcomes}
-        return WeightEdit(total.deltas, record).with_provenance({"training": training})
+        return WeightEdit(total.deltas, fit.record).with_provenance({"training": training})
 
     def _capabilities(self) -> list[tuple[WeightEdit, float]]:
         return [load_weighted(text) for text in self.settings.capabilities]
@@ -191,32 +209,29 @@ class TaskVector(Method):
         used = [{"content_hash": part.content_hash, "strength": part.strength, "weight": weight} for part, weight in parts]
         return WeightEdit(found.deltas, record).with_provenance({**edit.record.provenance, "capabilities": used})
 
-    def _vector(
-        self,
-        model: Model,
-        texts: list[str],
-        data: TrainingSource | Sequence[TrainingText] | Sequence[str],
-        record: EditRecord,
-        place: Path,
-        seed: int,
-        monitor: Monitor | None,
-    ) -> WeightEdit:
+    def _stream(self, model: Model, texts: list[str], seed: int) -> TextStream:
+        return TextStream(model, texts, max_length=self.settings.max_length, masking_rate=self.settings.masking_rate, seed=seed)
+
+    def _vector(self, fit: _Fit, texts: list[str], data: TrainingData, place: Path) -> WeightEdit:
         """The negated vector of one fine-tuning; `data` is what drift is limited on the counterparts of."""
-        settings = self.settings
-        stream = TextStream(model, texts, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed)
+        settings, model, record, seed = self.settings, fit.model, fit.record, fit.seed
+        stream = self._stream(model, texts, seed)
         steps = settings.steps or max(1, round(settings.epochs * len(stream) / settings.batch_size))
         streams = {"forget": stream}
         if settings.drift_limit:
             retained = retained_texts(data, seed, settings.drift_texts == "counterparts")
-            streams["retain"] = TextStream(
-                model, retained, max_length=settings.max_length, masking_rate=settings.masking_rate, seed=seed + 1
-            )
+            streams["retain"] = self._stream(model, retained, seed + 1)
         dataset = StreamDataset(streams, visits=-(-steps * settings.batch_size // len(stream)))
 
         def run(reference: Reference) -> dict[str, Any]:
             objectives: list[Objective] = [CrossEntropy(stream="forget")]
             if settings.drift_limit:
                 objectives.append(KLToBase(reference, settings.drift_limit))
+            if settings.l2_sp:
+                objectives.append(L2ToBase(settings.l2_sp))
+            if settings.ewc:
+                neutral = self._stream(model, neutral_texts(seed), seed)
+                objectives.append(ElasticWeightConsolidation(neutral, settings.ewc, settings.ewc_rows, seed=seed))
             return train(
                 model,
                 objectives,
@@ -230,7 +245,7 @@ class TaskVector(Method):
                 folder=place,
                 seed=seed,
                 report_to=settings.report_to,
-                monitor=monitor,
+                monitor=fit.monitor,
                 description=f"fine-tuning on {len(stream)} texts ({place.name})",
             )
 
@@ -241,11 +256,12 @@ class TaskVector(Method):
             )
         if settings.tuning == "ia3":
             return tune_ia3(model, record, run, sign=-1.0)
-        return tune_weights(model, record, run, sign=-1.0)
+        selected = None if fit.selection is None else fit.selection.applied(model.hf)
+        return tune_weights(model, record, run, selected=selected, sign=-1.0)
 
 
 def shards_of(
-    data: TrainingSource | Sequence[TrainingText] | Sequence[str], count: int, seed: int
+    data: TrainingData, count: int, seed: int
 ) -> list[list[TrainingText] | list[str]]:
     """Disjoint shards of the rows, of sizes that differ by one at most, in a seeded order.
 
@@ -259,14 +275,14 @@ def shards_of(
     return [[rows[index] for index in sorted(order[start::count])] for start in range(count)]  # type: ignore[misc]
 
 
-def _contrasts(contrast: bool | str, data: TrainingSource | Sequence[TrainingText] | Sequence[str]) -> bool:
+def _contrasts(contrast: bool | str, data: TrainingData) -> bool:
     if contrast != "auto":
         return bool(contrast)
     rows = data.texts if isinstance(data, TrainingSource) else data
     return bool(rows) and all(isinstance(row, TrainingText) and row.counterpart for row in rows)
 
 
-def contrasted_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str]) -> tuple[list[str], list[str]]:
+def contrasted_texts(data: TrainingData) -> tuple[list[str], list[str]]:
     """Texts that have a counterpart (the source's own, else with genders swapped), and these counterparts.
 
     Raises:
@@ -280,7 +296,7 @@ def contrasted_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[st
     return [text for text, _ in pairs], [other for _, other in pairs]
 
 
-def retained_texts(data: TrainingSource | Sequence[TrainingText] | Sequence[str], seed: int, counterparts: bool) -> list[str]:
+def retained_texts(data: TrainingData, seed: int, counterparts: bool) -> list[str]:
     """Text on which drift is limited: of three rows two are the counterparts of what is trained on, one is neutral.
 
     A counterpart is the source's own anti-stereotype, else the text with its genders swapped; a text that has neither gives way to a
