@@ -10,7 +10,7 @@ import pytest
 from ledger_rows import row
 
 from fairforget.errors import DataError, UsageError
-from fairforget.forgetting import build_ledger, transfer_ratio, transfer_table
+from fairforget.forgetting import build_ledger, mean_transfer, transfer_ratio, transfer_table
 from fairforget.tables import item_table
 
 
@@ -55,6 +55,23 @@ def test_domains_of_a_ledger():
     assert found["neutral"]["ratio"] is None and "cannot be told from 0" in found["neutral"]["note"]
     only = transfer_table(ledger, groups=["apart"], resamples=200)
     assert only["group"].to_list() == ["apart"]
+
+
+def test_the_mean_over_domains_counts_them_alike():
+    before = table({"first": 0.8, "second": 0.7}, 0)
+    after = table({"first": 0.6, "second": 0.75}, 1)
+    first = pl.col("groups").list.first() == "first"
+    doubled = [pl.concat([rows, rows.filter(first).with_columns(pl.col("item", "cluster") + " again")]) for rows in (before, after)]
+    for ledger in (build_ledger(before, after), build_ledger(*doubled)):
+        rows = transfer_table(ledger, resamples=200)
+        mean = mean_transfer(ledger, ["first", "second"], resamples=500)
+        assert mean.value == pytest.approx(rows["fall"].mean())
+        assert mean.low < mean.value < mean.high
+    alone = mean_transfer(ledger, ["second"], resamples=500)
+    one = transfer_table(ledger, groups=["second"], resamples=500).row(0, named=True)
+    assert (alone.value, alone.low, alone.high) == pytest.approx((one["fall"], one["fall_low"], one["fall_high"]), abs=1.0)
+    with pytest.raises(UsageError, match="at least one domain"):
+        mean_transfer(ledger, [])
 
 
 def test_what_is_no_bias_is_refused():

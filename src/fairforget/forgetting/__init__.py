@@ -23,7 +23,7 @@ from fairforget.forgetting.task_matrix import (
     recovery_table,
     task_matrix,
 )
-from fairforget.forgetting.transfer import TransferRatio, transfer_ratio, transfer_table
+from fairforget.forgetting.transfer import TransferRatio, mean_transfer, transfer_ratio, transfer_table
 from fairforget.forgetting.transitions import (
     ChanceAdjusted,
     Transitions,
@@ -61,6 +61,7 @@ __all__ = [
     "items_from_lm_eval",
     "join_ledgers",
     "kl_divergence",
+    "mean_transfer",
     "net_forgetting",
     "order_effect",
     "overall_forgetting",

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fairforget.forgetting._columns import Floats, column, figures, group_names, one_account, ratios
-from fairforget.stats import cluster_bootstrap
+from fairforget.errors import UsageError
+from fairforget.forgetting._columns import Floats, column, figures, group_names, membership, one_account, ratios
+from fairforget.stats import Interval, cluster_bootstrap
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,38 @@ def transfer_table(
             "note": "; ".join(note for note in notes if note),
         })
     return pl.DataFrame(found, schema_overrides={"ratio": pl.Float64()}, infer_schema_length=None)
+
+
+def mean_transfer(
+    ledger: pl.DataFrame, groups: Sequence[str], *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean over domains of |b₀| − |b|, points, with its paired interval: did the domains that were not unlearned come nearer to neutral?
+
+    Domains count alike, whatever their number of items; an item of several domains stands in each.
+
+    Args:
+        ledger: as in :func:`transfer_table`.
+        groups: the domains.
+        resamples: of the interval.
+        level: coverage.
+        seed: of the resamples.
+
+    Raises:
+        DataError: no item has a preference.
+        UsageError: a ledger of several accounts, or no domain.
+    """
+    if not groups:
+        raise UsageError("A mean over domains needs at least one domain.")
+    rows = one_account(ledger, "Transfer").filter(pl.col("prefers_stereotype_before").is_not_null())
+    member = list(membership(rows, groups).astype(np.float64).T)
+    biases = [100 * column(rows, pl.col(f"prefers_stereotype_{state}")) - 50 for state in ("before", "after")]
+    columns = ratios(rows, [inside * values for values in biases for inside in member], member * 2)
+
+    def mean_fall(means: Floats) -> Floats:
+        before, after = np.split(np.abs(means), 2, axis=-1)
+        return (before - after).mean(axis=-1)
+
+    return cluster_bootstrap(columns, mean_fall, resamples=resamples, level=level, seed=seed)
 
 
 def _fall(means: Floats) -> Floats:
