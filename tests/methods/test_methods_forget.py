@@ -107,6 +107,15 @@ def likelihoods_under(edit: Edit) -> torch.Tensor:
         return likelihoods(model, 0)
 
 
+@pytest.mark.parametrize(("gap", "stops"), [(0.0, False), (2.0, True), (1.0, False)])
+def test_biasunlearn_stops_where_every_domain_is_even(gap: float, stops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairforget.methods.biasunlearn.preferred_share", lambda *_: 51.0)
+    edit = make("biasunlearn", stop_gap=gap, steps=12, batch_size=4).fit(tiny_model("llama"), DATA)
+    outcome = edit.record.provenance["training"]
+    assert (outcome["stopped"] is not None) == stops
+    assert not stops or (outcome["steps"] < 12 and "points of 50 %" in outcome["stopped"])
+
+
 @pytest.mark.parametrize("name", ["npo", "biasunlearn"])
 def test_the_same_seed_gives_the_same_edit_and_another_one_another(name: str) -> None:
     first, again, other = (make(name, steps=3).fit(tiny_model("bert"), DATA, seed=seed).content_hash for seed in (0, 0, 1))

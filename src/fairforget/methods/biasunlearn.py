@@ -6,16 +6,25 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from fairforget.data.training import TrainingSource, TrainingText
 from fairforget.errors import UsageError
 from fairforget.methods._forget import FORGET, ForgetMethod, ForgetSettings
 from fairforget.methods._trained import Job, TrainingData
+from fairforget.models.model import Model
 from fairforget.objectives import CrossEntropy, DomainTurns, NegativePreference, SidesStream, Turned
+from fairforget.objectives.domains import preferred_share
 from fairforget.objectives.drift import Reference
 from fairforget.settings import Settings
-from fairforget.training import Objective, PairStream, Stream
+from fairforget.training import Monitor, Objective, PairStream, Stream
+
+PAIRS = 128
+"""Pairs of a domain that the stop looks at."""
+
+LOOKS = 10
+"""Looks at a run where no other monitor says how many."""
 
 
 class BiasunlearnSettings(ForgetSettings):
@@ -38,6 +47,9 @@ class BiasunlearnSettings(ForgetSettings):
     turn_below: float = Field(49.0, ge=0, le=100)
     """Percentage of a domain's pairs whose stereotype is preferred, below which its two sides are exchanged (released code: 49, for
     religion 48); looked at on the training pairs before every pass. 0: never."""
+    stop_gap: float = Field(0.0, ge=0, le=50)
+    """Stop once every domain's percentage on the training pairs is nearer to 50 than this many points (released code: 2, of StereoSet's dev
+    part); looked at as often as the run's guard looks, ten times without one. 0: never."""
     epochs: float = Field(3.0, gt=0, le=1000)
     """Passes over the training pairs. `steps` overrides it (released code: at most 3, and at most 1000 steps)."""
     alpha: float = Field(16.0, gt=0)
@@ -69,15 +81,18 @@ class Biasunlearn(ForgetMethod):
     def objectives(self, job: Job, reference: Reference) -> list[Objective]:
         """NPO and cross-entropy, each on the side of a row that its domain's turn gives it."""
         settings = self.settings
-        turns = DomainTurns(len(job.notes["domains"]), self._domain_pairs(job), settings.turn_below)
+        turns = DomainTurns(len(job.notes["domains"]), self._domain_pairs(job) if settings.turn_below else {}, settings.turn_below)
         forget = NegativePreference(reference, settings.beta, settings.forget_weight, FORGET, per_token=settings.per_token)
         learn = CrossEntropy(settings.learn_weight, FORGET, per_row=True)
         return [Turned(forget, turns), *([Turned(learn, turns, second=True)] if settings.learn_weight else [])]
 
+    def watched(self, job: Job, monitor: Monitor | None) -> Monitor | None:
+        """The released stop: all domains near neutral."""
+        pairs = self._domain_pairs(job) if self.settings.stop_gap else {}
+        return EvenDomains(pairs, self.settings.stop_gap, monitor) if pairs else monitor
+
     def _domain_pairs(self, job: Job) -> dict[int, PairStream]:
         """Pairs of each domain, compared by whole sentences on causal models and by the tokens that differ on masked ones."""
-        if not self.settings.turn_below:
-            return {}
         scope: Literal["answer", "sentence"] = "sentence" if job.model.family == "causal" else "answer"
         found: dict[int, PairStream] = {}
         for number, domain in enumerate(job.notes["domains"]):
@@ -85,8 +100,37 @@ class Biasunlearn(ForgetMethod):
             try:
                 found[number] = PairStream(job.model, pairs, scope=scope, max_length=self.settings.max_length)
             except UsageError:  # none of its pairs can be compared
-                job.notes.setdefault("domains_never_turned", []).append(domain)
+                if domain not in (left := job.notes.setdefault("domains_never_turned", [])):
+                    left.append(domain)
         return found
+
+
+class EvenDomains:
+    """Stops a training once the share of preferred stereotypes is near 50 % in every domain; another monitor is asked before.
+
+    Args:
+        pairs: pairs of each domain, of which the first ``PAIRS`` are looked at.
+        gap: percentage points from 50 below which a domain is even.
+        inner: another monitor, whose number of looks is kept.
+    """
+
+    def __init__(self, pairs: Mapping[int, PairStream], gap: float, inner: Monitor | None = None) -> None:
+        self.pairs, self.gap = dict(pairs), gap
+        self.inner = inner if inner is not None and inner.looks else None
+        self.looks = self.inner.looks if self.inner is not None else LOOKS
+
+    def look(self, model: Model, step: int) -> str | None:
+        """Ask the other monitor, then measure every domain."""
+        if self.inner is not None and (reason := self.inner.look(model, step)):
+            return reason
+        was_training = model.hf.training
+        model.hf.eval()
+        try:
+            with torch.no_grad():
+                widest = max(abs(preferred_share(model, stream, PAIRS) - 50) for stream in self.pairs.values())
+        finally:
+            model.hf.train(was_training)
+        return f"every domain is within {widest:.1f} points of 50 % at step {step}" if widest < self.gap else None
 
 
 def pairs_by_domain(data: TrainingData) -> list[tuple[str, str, str]]:
