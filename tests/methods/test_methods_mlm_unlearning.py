@@ -14,13 +14,14 @@ from fairforget import methods
 from fairforget.data.negatives import matched_lengths, negative_texts
 from fairforget.data.training import TrainingText, training_source
 from fairforget.errors import DataError, FairforgetError, UsageError
-from fairforget.methods._spans import cached_spans, random_spans, word_spans
+from fairforget.methods._spans import cached_spans, random_spans, span_jaccard, word_spans
 from fairforget.methods._spans.attribution import classifier_finder, probe_finder
 from fairforget.methods._spans.chat import ChatFinder, occurrences
 from fairforget.methods._spans.contrast import ContrastFinder
 from fairforget.methods._spans.lexicon import LexiconFinder, read_lexicon, telling_words
 from fairforget.methods._spans.ranking import top_words
 from fairforget.methods._trained import Job
+from fairforget.models.hashing import content_hash
 from fairforget.objectives import Ascent
 from fairforget.objectives.likelihood import token_log_probabilities
 from fairforget.objectives.spans import SpanStream
@@ -185,6 +186,25 @@ def test_every_choice_trains(settings: dict[str, object], tmp_path: Path, own_ca
     method = methods.MlmUnlearning(lexicon=str(words), steps=2, batch_size=4, precision="float32", **settings)
     edit = method.fit(tiny_model("llama"), HARMFUL)
     assert edit.record.provenance["training"]["steps"] == 2
+
+
+def test_agreement_of_two_findings_by_hand() -> None:
+    assert span_jaccard([[(0, 4)], []], [[(2, 6)], []]) == pytest.approx(2 / 6)
+    assert span_jaccard([[(0, 4)], [(0, 2)]], [[(0, 4)], [(0, 2)]]) == 1.0
+    assert span_jaccard([[(0, 2)]], [[(3, 5)]]) == 0.0
+    assert span_jaccard([[]], [[]]) == 1.0
+
+
+def test_what_would_be_unlearned_is_told_without_training(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("nurse\n", encoding="utf-8")
+    method, model = methods.MlmUnlearning(lexicon=str(tmp_path / "words.txt")), tiny_model("bert")
+    before = content_hash(model.hf)
+    texts = ["the nurse said she is late", "the doctor is old"]
+    assert [words_of(text, spans) for text, spans in zip(texts, method.harmful_spans(model, texts), strict=True)] == [["nurse"], []]
+    assert content_hash(model.hf) == before
+    found = [methods.MlmUnlearning(finder="contrast", share=0.3).harmful_spans(model, HARMFUL, seed=seed) for seed in (0, 0, 1)]
+    assert span_jaccard(found[0], found[1]) == 1.0
+    assert 0 <= span_jaccard(found[0], found[2]) <= 1.0
 
 
 def test_annotators_spans_are_taken_as_they_are() -> None:

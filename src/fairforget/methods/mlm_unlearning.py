@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,7 +19,7 @@ from fairforget.methods._spans.attribution import classifier_finder, probe_finde
 from fairforget.methods._spans.chat import Chat, ChatFinder, endpoint
 from fairforget.methods._spans.contrast import ContrastFinder
 from fairforget.methods._spans.lexicon import LexiconFinder, read_lexicon, telling_words
-from fairforget.methods._trained import Job
+from fairforget.methods._trained import Job, TrainingData
 from fairforget.models.model import Model
 from fairforget.objectives import Ascent
 from fairforget.objectives.drift import Reference
@@ -109,6 +110,23 @@ class MlmUnlearning(ForgetMethod):
             "marked_share": round(stream.marked_share, 4),
         }
         return {FORGET: stream}
+
+    def harmful_spans(self, model: Model, data: TrainingData, *, seed: int = 0, folder: Path | None = None) -> list[list[Span]]:
+        """What would be unlearned, without training anything: (start, end) of the harmful stretches of every text.
+
+        Args:
+            model: the base, which the finders `contrast` and `attribution` ask.
+            data: hateful texts.
+            seed: of a finder that trains.
+            folder: where findings are kept, so that they are not asked for twice.
+
+        Raises:
+            UsageError: a model or settings that do not go together.
+        """
+        self.check(model)
+        with tempfile.TemporaryDirectory() as scratch:
+            harmful = texts_of(data)
+            return self._spans(Job(model, data, seed, folder or Path(scratch)), harmful, harmful)
 
     def objectives(self, job: Job, reference: Reference) -> list[Objective]:
         """Ascent on the marked tokens."""

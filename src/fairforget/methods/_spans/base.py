@@ -38,6 +38,21 @@ def word_spans(text: str) -> list[Span]:
     return [match.span() for match in WORD.finditer(text)]
 
 
+def span_jaccard(first: Sequence[Sequence[Span]], second: Sequence[Sequence[Span]]) -> float:
+    """How much two findings on the same texts agree: characters that both mark over characters that either marks; 1 where none are.
+
+    Args:
+        first: spans of each text.
+        second: of the same texts, in the same order.
+    """
+    both = either = 0
+    for ours, theirs in zip(first, second, strict=True):
+        marked = [{place for start, end in spans for place in range(start, end)} for spans in (ours, theirs)]
+        both += len(marked[0] & marked[1])
+        either += len(marked[0] | marked[1])
+    return both / either if either else 1.0
+
+
 def cached_spans(finder: SpanFinder, texts: Sequence[str], file: Path, part: int = 64) -> list[list[Span]]:
     """Spans of every text, those found before taken from a JSON-lines file that the others are added to.
 
