@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from capability_files import DOCUMENTS, write_files
+from lm_eval_harness import harness_results, harness_task
 from tiny import tiny_model
 
 from fairforget.benchmarks import evaluate, resolve
@@ -55,37 +56,12 @@ def measured(name: str, model: Model, **settings: Any) -> pl.DataFrame:
     return resolve(name, settings).measure(Scorer(model, store=False), "all")
 
 
-def harness_task(path: str) -> Any:
-    """A task of lm-eval, made by its own code from its own YAML file, on our documents."""
-    datasets = pytest.importorskip("datasets")
-    api, loader = importlib.import_module("lm_eval.api.task"), importlib.import_module("lm_eval.tasks._yaml_loader")
-    root = Path(str(importlib.import_module("lm_eval").__file__)).parent / "tasks"
-    config = loader.load_yaml(root / path)
-    documents = DOCUMENTS["blimp" if path.startswith("blimp") else config["task"]]
-    splits = filter(None, (config.get("test_split"), config.get("validation_split")))
-    data = datasets.DatasetDict({split: datasets.Dataset.from_list(documents) for split in splits})
-    kept = {key: value for key, value in config.items() if key not in ("dataset_path", "dataset_name", "training_split", "metadata", "tag")}
-    return api.ConfigurableTask(config={**kept, "custom_dataset": lambda **_: data})
-
-
-def harness_results(task: Any, model: Model) -> list[tuple[list[float], dict[str, float]]]:
-    """For each document the log-likelihoods and lm-eval's judgement."""
-    wrapper = importlib.import_module("lm_eval.models.huggingface").HFLM(pretrained=model.hf, tokenizer=model.tokenizer, batch_size=4)
-    results: list[tuple[list[float], dict[str, float]]] = []
-    for document in task.eval_docs:
-        context = task.fewshot_context(document, 0)
-        requests = task.construct_requests(document, context, metadata=("task", 0, 1))
-        found = wrapper.loglikelihood(requests if isinstance(requests, list) else [requests], disable_tqdm=True)
-        results.append(([float(total) for total, _ in found], task.process_results(document, found)))
-    return results
-
-
 @pytest.mark.parametrize(("name", "path"), TASKS.items())
 def test_scores_and_judgements_are_lm_evals(name: str, path: str, files: None) -> None:
     pytest.importorskip("lm_eval")
     settings = resolve(f"{name.partition(':')[0]}:lm-eval").settings.model_dump(exclude_defaults=True)
     table = measured(name, LLAMA, **settings)
-    expected = harness_results(harness_task(path), LLAMA)
+    expected = harness_results(harness_task(path, DOCUMENTS), LLAMA)
     assert table.height == len(expected) >= 2
     for row, (scores, judged) in zip(table.iter_rows(named=True), expected, strict=True):
         np.testing.assert_allclose(row["scores"], scores, atol=1e-4)

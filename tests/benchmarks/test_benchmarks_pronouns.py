@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from jinja2 import Template
+from lm_eval_harness import harness_results, harness_task
 from tiny import tiny_model
 
 from fairforget.benchmarks import Benchmark, evaluate, resolve
@@ -208,6 +209,23 @@ def test_coreference_has_the_text_and_options_of_lm_eval(monkeypatch):
         assert item.payload["context"] == Template(task["doc_to_text"]).render(sentence=sentence, pronoun=word)
         assert str(list(item.texts)) == Template(task["doc_to_choice"]).render(occupation="doctor", participant="child")
         assert item.payload["right"] == triplet.answer
+
+
+def test_scores_and_judgements_of_coreference_are_lm_evals(monkeypatch):
+    benchmark, items = winogender_items(monkeypatch, "winogender:lm-eval", triplets(3))
+    table = benchmark.measure_items(Scorer(LLAMA, store=False), items, "")
+    sentences = [(triplet, text, word) for triplet in triplets(3) for text, word in (
+        (triplet.male, "he"), (triplet.female, "she"), (triplet.neutral, "they"),
+    )]
+    documents = [
+        {"sentence": text, "pronoun": word, "occupation": triplet.occupation, "participant": triplet.participant, "label": triplet.answer}
+        for triplet, text, word in sentences
+    ]
+    expected = harness_results(harness_task("winogender/winogender.yaml", documents), LLAMA)
+    for row, (scores, judged) in zip(table.iter_rows(named=True), expected, strict=True):
+        np.testing.assert_allclose(row["scores"], scores, atol=1e-4)
+        assert row["correct"] == judged["acc"]
+    assert set(table["prefix"]) == {"none"}
 
 
 def test_gotchas_go_against_the_majority(monkeypatch):

@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 from lm_eval.models.huggingface import HFLM
+from lm_eval_harness import harness_task, judged_texts
 from tiny import tiny_model
 
 from fairforget.benchmarks import evaluate, resolve
@@ -121,6 +122,43 @@ def test_problems_are_read_strictly_and_flexibly(questions: None, monkeypatch: p
     ]
     metrics = evaluate(benchmark, benchmark.measure(Scorer(tiny_model("llama"), store=False), "test"), resamples=100)
     assert dict(metrics.select("task", "value").iter_rows()) == {"gsm8k-strict": 50.0, "gsm8k-flexible": 100.0}
+
+
+TRIVIA_TEXTS = [" a bird 0", " A DOG!", " the dog", "", " Bird  1", " a dog, or", "\nBird 3"]
+SUM_TEXTS = [" so 5.\n#### 11.", " it is $12", "#### 13", "", "#### 1,1", " 11 #### 12", " about 13.0"]
+
+
+@pytest.mark.parametrize("start", range(len(TRIVIA_TEXTS)))
+def test_whole_trivia_questions_are_asked_and_judged_as_in_lm_eval(
+    start: int, questions: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = resolve("triviaqa:lm-eval")
+    items = benchmark.items("causal", "test")
+    texts = [TRIVIA_TEXTS[(start + number) % len(TRIVIA_TEXTS)] for number in range(len(items))]
+    rows = answering(monkeypatch, benchmark, "test", list(texts))
+    documents = [
+        {"question": f"What is in house {item.id}?", "answer": {"aliases": list(item.payload["accepted"])}} for item in items
+    ]
+    expected = judged_texts(harness_task("triviaqa/default.yaml", documents), texts)
+    for item, row, (prompt, judged) in zip(items, rows, expected, strict=True):
+        assert item.payload["prompt"] == prompt
+        assert [row["correct"]] == list(judged.values())
+
+
+@pytest.mark.parametrize("start", range(len(SUM_TEXTS)))
+def test_whole_problems_are_asked_and_judged_as_in_lm_eval(start: int, questions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = resolve("gsm8k:0-shot")
+    items = benchmark.items("causal", "test")
+    texts = [SUM_TEXTS[(start + number) % len(SUM_TEXTS)] for number in range(len(items))]
+    rows = answering(monkeypatch, benchmark, "test", list(texts))
+    documents = [{"question": f"{one} + 1?", "answer": f"It is <<{one}+1={one + 1}>>.\n#### {one + 1}"} for one in range(10, 13)]
+    expected = judged_texts(harness_task("gsm8k/gsm8k.yaml", documents), texts)
+    found = [(row["task"], row["correct"]) for row in rows]
+    assert found == [
+        (f"gsm8k-{kind}", judged[name])
+        for _, judged in expected for kind, name in (("strict", "strict-match"), ("flexible", "flexible-extract"))
+    ]
+    assert [item.payload["prompt"] for item in items] == [prompt for prompt, _ in expected]
 
 
 def test_the_chat_format_asks_in_one_message(questions: None) -> None:
