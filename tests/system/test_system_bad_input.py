@@ -81,6 +81,16 @@ def test_a_wrong_recipe_is_told_with_file_line_and_field(commands, tmp_path, nam
     refused(commands.run(*arguments, cwd=tmp_path), 2, "run.yaml", *words)
 
 
+@pytest.mark.parametrize(("recipe", "words"), [
+    ("studies/starter.yaml", "is a study, not the recipe of one run: `fairforget study"),
+    ("studies/tradeoff-masked.yaml", "is a trade-off study"), ("chains/safety-capability.yaml", "is a chain"),
+])
+def test_the_recipe_of_another_command_is_named(commands, tmp_path, recipe, words):
+    path = str(Path(__file__).resolve().parents[2] / "recipes" / recipe)
+    refused(commands.run("validate", path, cwd=tmp_path), 2, words)
+    refused(commands.run("debias", "--recipe", path, cwd=tmp_path), 2, words)
+
+
 def test_validate_checks_names_target_and_data_and_tells_all(commands, tmp_path):
     (tmp_path / "run.yaml").write_text(
         "benchmarks:\n  - starter\n  - name: crow-pairs\n  - name: perplexity\n    settings: {context: 1}\n"

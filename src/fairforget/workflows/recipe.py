@@ -200,6 +200,13 @@ def _percentage(value: Any) -> Any:
     return value.strip().removesuffix("%").strip() if isinstance(value, str) else value
 
 
+OTHER_RECIPES: Mapping[frozenset[str], tuple[str, str]] = {
+    frozenset({"axes"}): ("a study", "study"), frozenset({"arms"}): ("a trade-off study", "study"),
+    frozenset({"tasks", "paths"}): ("a chain", "chain"),
+}
+"""Fields by which the files of other commands are told: what such a file is, and the command that takes it."""
+
+
 def parse_recipe(values: Mapping[str, Any], where: str = "recipe", lines: Mapping[tuple[str, ...], int] | None = None) -> Recipe:
     """Check values against the recipe's and the method's settings.
 
@@ -213,6 +220,9 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe", lines: Mappin
     """
     from fairforget.methods import method_registry
 
+    for fields, kind in OTHER_RECIPES.items():
+        if fields <= set(values):
+            raise UsageError(f"{where} is {kind[0]}, not the recipe of one run: `fairforget {kind[1]} {where} --dry-run` checks it.")
     try:
         recipe = Recipe.model_validate(dict(values))
     except ValidationError as error:
