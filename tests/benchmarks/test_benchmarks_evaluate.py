@@ -8,9 +8,10 @@ import pytest
 
 from fairforget.benchmarks import registry, resolve, resolve_all
 from fairforget.benchmarks._base import Benchmark, Item
-from fairforget.benchmarks._evaluate import METRIC_SCHEMA, evaluate
+from fairforget.benchmarks._evaluate import CUT, METRIC_SCHEMA, evaluate, within
 from fairforget.benchmarks._targets import margin_rms_change, parse_target, target_change, target_value
 from fairforget.errors import DataError, UsageError
+from fairforget.stats import Interval
 from fairforget.stats.target import domain_rms
 from fairforget.tables import ITEM_SCHEMA, item_table, preference
 
@@ -30,6 +31,28 @@ def make_table(margins: np.ndarray, *, domains: int = 4, skipped: tuple[int, ...
             row |= {"margin": float(margin), "prefers_stereotype": preference(float(margin))}
         rows.append(row)
     return item_table(rows)
+
+
+@pytest.mark.parametrize(("name", "metric", "expected"), [
+    ("crows-pairs", "pct_stereotype", (0, 100)), ("winobias-lm", "gap", (-100, 100)), ("crows-pairs", "margin", (-np.inf, np.inf)),
+])
+def test_the_limits_of_figures(name: str, metric: str, expected: tuple[float, float]) -> None:
+    assert next(one for one in resolve(name).metrics() if one.name == metric).limits == expected
+
+
+def test_an_interval_ends_at_what_the_figure_can_be() -> None:
+    wide = Interval(60.0, 37.0, 163.0, 8.0, 21, 2400, "few")
+    assert within(wide, 0, 100) == Interval(60.0, 37.0, 100, 8.0, 21, 2400, f"few; {CUT}")
+    assert within(wide, -100, 200) is wide
+    assert within(Interval(1.0, np.nan, np.nan, np.nan, 2, 2, "no"), 0, 100).note == "no"
+    # Two clusters a stratum, all of one and none of the other: replicates without variation make endless intervals.
+    rows = [
+        {"benchmark": "arc", "protocol": "x", "task": "arc", "role": "ability", "part": "test", "item": f"{c} {n}", "cluster": str(c),
+         "stratum": str(c // 2), "groups": [], "correct": float(c % 2 == 0 or n < c), "scores": [0.0, 1.0], "nll": 1.0}
+        for c in range(12) for n in range(1 + 7 * c)
+    ]
+    found = evaluate(resolve("arc"), item_table(rows), resamples=500).filter(pl.col("metric") == "accuracy").row(0, named=True)
+    assert 0 <= found["low"] < found["value"] < found["high"] <= 100
 
 
 def noise(seed: int, size: int = 160) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,13 @@ class MetricDefinition:
     aggregate: Literal["micro", "macro"] = "micro"
     ratio_name: str | None = None
     scope: Literal["both", "task", "groups"] = "both"
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The least and the largest value that the figure can have: of a share, or a difference of shares; none for other units."""
+        if self.unit == "%":
+            return (-100.0 if self.neutral == 0 else 0.0), 100.0
+        return (-1.0, 1.0) if self.unit == "cosine" else (-math.inf, math.inf)
 
     def columns(self, table: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Numerators and denominators (rows, K) of an item table; rows without a score give zeros."""

@@ -164,10 +164,10 @@ def _difference_rows(
             parts = components(before, definition), components(after, definition)
             if definition.scope != "groups":
                 overall = paired_bootstrap(*parts, definition.function, contrast=contrast, aggregate=definition.aggregate, **options)
-                rows.append(facts | _row(definition, ALL, overall) | change | counts[ALL])
+                rows.append(facts | _row(definition, ALL, overall, change=True) | change | counts[ALL])
             by_group = _by_group(before, parts, definition, contrast, options) if groups and definition.scope != "task" else {}
             for group, interval in by_group.items():
-                rows.append(facts | _row(definition, group, interval) | change | counts[group])
+                rows.append(facts | _row(definition, group, interval, change=True) | change | counts[group])
     if _has_margin(benchmark, before):
         rows.append(facts | _rms_row(margin_rms_change(before, after, options["level"])) | counts[ALL])
     return rows
@@ -251,7 +251,19 @@ def _counts(*tables: pl.DataFrame) -> dict[str, Any]:
     return {"ties": ties, "skipped": tables[0]["skipped"].count()}
 
 
-def _row(definition: MetricDefinition, group: str, interval: Interval) -> dict[str, Any]:
+CUT = "the interval is cut at what the figure can be"
+
+
+def within(interval: Interval, low: float, high: float) -> Interval:
+    """An interval without what the figure cannot be: with few clusters a studentised interval of a share may reach beyond 0 and 100 %."""
+    if not (interval.low < low or interval.high > high):
+        return interval
+    return replace(interval, low=max(interval.low, low), high=min(interval.high, high), note="; ".join(filter(None, (interval.note, CUT))))
+
+
+def _row(definition: MetricDefinition, group: str, interval: Interval, *, change: bool = False) -> dict[str, Any]:
+    low, high = definition.limits
+    interval = within(interval, *((low - high, high - low) if change else (low, high)))
     return {
         "metric": definition.name,
         "group": group,
