@@ -34,7 +34,7 @@ PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...
     ("lambada", {"limit": 300}, (("", CAUSAL), ("lm-eval", CAUSAL))),
     ("redditbias", {"limit": 40}, (("", BOTH), ("released", BOTH))),
     ("unqover", {"domain": "religion", "limit": 6}, (("", BOTH), ("authors", BOTH))),
-    ("bbq", {"share": 0.03}, (("paper", BOTH), ("lm-eval", BOTH), ("helm", BOTH), ("chat", CAUSAL))),
+    ("bbq", {"category": "Religion"}, (("paper", BOTH), ("lm-eval", BOTH), ("helm", BOTH), ("chat", CAUSAL))),
 )
 """Benchmark, the part of it that is measured, presets and the families that each applies to."""
 
