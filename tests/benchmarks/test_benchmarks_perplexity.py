@@ -17,6 +17,7 @@ from fairforget.benchmarks._base import Item
 from fairforget.benchmarks._evaluate import evaluate
 from fairforget.benchmarks._targets import perplexity_ratio
 from fairforget.benchmarks.perplexity import shares, windows
+from fairforget.data.wikitext import joined_lines
 from fairforget.errors import DataError, UsageError
 from fairforget.scoring import Scorer
 from fairforget.tables import item_table
@@ -210,6 +211,62 @@ def test_wikitext_articles_are_clusters(data_folder: Path):
     assert sum(map(len, requests)) == 200
     assert all(requests)
     assert max(len(request.ids) for group in requests for request in group) == 128
+
+
+def hugging_face_guide(model, ids: list[int], window: int, stride: int) -> float:
+    """The loop of the guide "Perplexity of fixed-length models": labels before the new tokens are masked, the loss shifts by one."""
+    total, counted, before = 0.0, 0, 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + window, len(ids))
+        new = end - before
+        inputs = torch.tensor([ids[begin:end]])
+        labels = inputs.clone()
+        labels[:, :-new] = -100
+        with torch.no_grad():
+            loss = float(model.hf(inputs, labels=labels).loss)
+        predicted = int((labels[:, 1:] != -100).sum())
+        total, counted, before = total + loss * predicted, counted + predicted, end
+        if end == len(ids):
+            break
+    return float(np.exp(total / counted))
+
+
+def bias_bench(model, ids: list[int], window: int) -> float:
+    """Windows without overlap, each loss times its length, over the last place."""
+    total = 0.0
+    for begin in range(0, len(ids), window):
+        inputs = torch.tensor([ids[begin : begin + window]])
+        with torch.no_grad():
+            total += float(model.hf(inputs, labels=inputs).loss) * inputs.shape[1]
+    return float(np.exp(total / len(ids)))
+
+
+@pytest.mark.parametrize(("window", "stride"), [(40, None), (40, 15)])
+def test_joined_text_equals_the_guide_of_hugging_face(window: int, stride: int | None) -> None:
+    model = tiny_model("gpt2")
+    benchmark = resolve("perplexity:joined", {"source": "starter", "context": window, "stride": stride})
+    table = benchmark.measure(Scorer(model, store=False), "test")
+    ids = model.token_ids(benchmark.items("causal", "test")[0].texts[0])
+    rows = evaluate(benchmark, table, resamples=200).filter(pl.col("metric") == "perplexity")
+    assert rows["value"].item() == pytest.approx(hugging_face_guide(model, ids, window, stride or window), rel=1e-5)
+    assert table["cluster"].n_unique() == table.height > 5
+    assert set(table["prefix"]) == {"none"}
+    assert "joined text in windows of 40" in table["protocol"][0]
+
+
+def test_joined_text_as_bias_bench_counts_it() -> None:
+    model = tiny_model("gpt2")
+    benchmark = resolve("perplexity:bias-bench", {"source": "starter", "context": 37})
+    table = benchmark.measure(Scorer(model, store=False), "select")
+    ids = model.token_ids(benchmark.items("causal", "select")[0].texts[0])
+    assert np.exp(table["nll"].sum() / table["tokens"].sum()) == pytest.approx(bias_bench(model, ids, 37), rel=1e-5)
+    with pytest.raises(UsageError, match="is for causal models"):
+        benchmark.check(tiny_model("bert"))
+
+
+def test_joined_lines_are_those_of_the_hubs_table(tmp_path: Path) -> None:
+    (tmp_path / "wiki.raw").write_text(" \n = Title = \n \n Some text . \n \n", encoding="utf-8")
+    assert joined_lines("test", tmp_path / "wiki.raw") == "\n\n".join(["", " = Title = \n", "", " Some text . \n", ""])
 
 
 @pytest.mark.parametrize("model", [LLAMA, BERT], ids=["causal", "masked"])

@@ -1,7 +1,7 @@
 """Perplexity of running text: what an edit must not raise.
 
-Causal models: windows of one article each, token and word perplexity. Masked models: pseudo-perplexity (Salazar et al. 2020) on a fixed
-list of masked places spread over all articles.
+Causal models: windows of one article each, token and word perplexity; or windows over the joined text, as the field's tables have
+them. Masked models: pseudo-perplexity (Salazar et al. 2020) on a fixed list of masked places spread over all articles.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
@@ -51,11 +51,16 @@ class PerplexitySettings(Settings):
     select_tokens: int | None = Field(default=None, ge=1)
     """The same for the select part alone, which a strength search scores at many strengths; None = as `max_tokens`."""
 
+    lines: bool = False
+    """Each line is a text of its own: windows and masked contexts stay inside it. For collections of sentences; articles are resampled."""
+    windowing: Literal["articles", "joined", "bias-bench"] = "articles"
+    """Causal. `articles`: windows stay inside an article, after the prefix token. `joined`: the whole split as one text, without prefix,
+    so that the first token of a window is not scored (Hugging Face's guide, published WikiText-2 figures). `bias-bench`: the same, each
+    window's mean multiplied by one token more than it predicts. Windows are resampled then."""
+
     def limit(self, part: str) -> int | None:
         """Most tokens that are scored of a part."""
         return self.select_tokens if part == "select" and self.select_tokens is not None else self.max_tokens
-    lines: bool = False
-    """Each line is a text of its own: windows and masked contexts stay inside it. For collections of sentences; articles are resampled."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,24 @@ class Perplexity(Benchmark):
     name = "perplexity"
     description = "Perplexity of WikiText-2, the starter passages or your own text: the cost of an edit in plain language modelling."
     Settings: ClassVar[type[Settings]] = PerplexitySettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"wikitext2": {"source": "wikitext2"}, "starter": {"source": "starter"}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "wikitext2": {"source": "wikitext2"}, "starter": {"source": "starter"}, "joined": {"windowing": "joined", "context": 2048},
+        "bias-bench": {"windowing": "bias-bench", "context": 992},
+    }
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         source = self.settings.source
         self.datasets = ("wikitext2",) if source == "wikitext2" else ()
-        self.task = f"perplexity-{source}" if source in self.presets else f"perplexity-{Path(source).stem}"
+        self.task = f"perplexity-{source}" if source in ("wikitext2", "starter") else f"perplexity-{Path(source).stem}"
         self._tokenizer: Any = None
         self._ids: dict[str, list[tuple[int, ...]]] = {}
 
     def items(self, family: str, part: str) -> list[Item]:
         """Articles of one part; windows are cut when the tokenizer is known."""
         del family
+        if self._joined:
+            return [Item(part, self.task, "ability", part, part, "text", (), (self._whole(part),))]
         return [
             Item(f"{number}: {title}", self.task, "ability", part, f"{number}: {title}", stratum, (), (text,))
             for number, (title, stratum, text) in enumerate(self._articles(part))
@@ -106,6 +116,9 @@ class Perplexity(Benchmark):
             return f"pseudo-perplexity, {places} places, context {self.settings.masked_context}{', by line' * self.settings.lines}"
         stride = f", stride {self.settings.stride}" if self.settings.stride else ""
         share = f", {most} tokens" if most else ""
+        if self._joined:
+            counted = ", means times one token more" if self.settings.windowing == "bias-bench" else ""
+            return f"joined text in windows of {self.settings.context}{stride}{share}, no prefix{counted}"
         return f"windows of {self.settings.context}{stride}{share}{', by line' * self.settings.lines}"
 
     def plan(self, item: Item, model: Model) -> Plan:
@@ -127,7 +140,14 @@ class Perplexity(Benchmark):
         for window in self._windows(items, model):
             found = [next(left[window.article.id]) for _ in window.requests]
             row = self.identity(window.article, model) | {"item": f"{window.article.id} @{window.place}", "texts": []}
-            rows.append(row | self.row(window.article, [found], model) | {"words": window.words})
+            row |= self.row(window.article, [found], model) | {"words": window.words}
+            if self._joined:
+                row |= {"cluster": row["item"], "prefix": "none"}
+                if self.settings.windowing == "bias-bench" and "tokens" in row:
+                    (request,) = window.requests
+                    assert isinstance(request, ContinuationRequest)
+                    row |= {"nll": row["nll"] / row["tokens"] * len(request.continuation), "tokens": len(request.continuation)}
+            rows.append(row)
         return item_table(rows)
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
@@ -141,6 +161,24 @@ class Perplexity(Benchmark):
     def metrics(self) -> list[MetricDefinition]:
         """Per token, and per word where windows cover running text."""
         return [PERPLEXITY, WORD_PERPLEXITY]
+
+    @property
+    def _joined(self) -> bool:
+        return self.settings.windowing != "articles"
+
+    def check(self, model: Model) -> None:
+        """Refuse a masked model where windows run over a joined text; see :meth:`Benchmark.check`."""
+        super().check(model)
+        if self._joined and model.family == "masked":
+            raise UsageError(f"perplexity: windowing={self.settings.windowing} is for causal models; {model.name} is masked.")
+
+    def _whole(self, part: str) -> str:
+        """All of a part as one text: of WikiText-2 its lines joined with blank ones, as the hub's table of them is by everyone."""
+        if self.settings.source == "wikitext2":
+            from fairforget.data.wikitext import joined_lines
+
+            return joined_lines(part)
+        return "\n\n".join(text for _, _, text in self._articles(part))
 
     def _articles(self, part: str) -> list[tuple[str, str, str]]:
         """Title, stratum and text of each article."""
@@ -163,16 +201,19 @@ class Perplexity(Benchmark):
             return
         lengths = [sum(map(len, texts)) for texts in pieces]
         budget = self.settings.limit(items[0].part) if items else None
-        length = min(self.settings.context, model.max_length) - len(model.prefix)
+        prefix = () if self._joined else model.prefix
+        length = min(self.settings.context, model.max_length) - len(prefix)
         for item, texts, size, share in zip(items, pieces, lengths, lengths if budget is None else shares(lengths, budget), strict=True):
             words = len(item.texts[0].split())
             begin = 0
             for tokens in texts:
-                for start, context, continuation in windows(tokens[: max(share - begin, 0)], length, self.settings.stride):
+                for start, context, continuation in windows(
+                    tokens[: max(share - begin, 0)], length, self.settings.stride, fill=not self._joined
+                ):
                     # Rounding cumulated counts makes the words of all windows sum to the words of the article.
                     first = begin + start
                     before, after = (round(words * end / size) for end in (first, first + len(continuation)))
-                    yield _Window(item, first, (ContinuationRequest((*model.prefix, *context), continuation),), after - before)
+                    yield _Window(item, first, (ContinuationRequest((*prefix, *context), continuation),), after - before)
                 begin += len(tokens)
 
     def _pieces(self, item: Item, model: Model) -> list[tuple[int, ...]]:
@@ -204,13 +245,16 @@ class Perplexity(Benchmark):
                 yield _Window(item, place, masked_requests(model, sequence, [len(start) + inside - first]), None)
 
 
-def windows(ids: Sequence[int], length: int, stride: int | None) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+def windows(
+    ids: Sequence[int], length: int, stride: int | None, *, fill: bool = True
+) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:
     """Cut a text into windows whose scored tokens cover it once.
 
     Args:
         ids: the text.
         length: tokens of a window, context included.
         stride: scored tokens of each window after the first; None or `length` for windows without overlap.
+        fill: the last window has as much context as fits; else as much as the others (Hugging Face's guide).
 
     Yields:
         Place of the first scored token, context, scored tokens.
@@ -219,7 +263,8 @@ def windows(ids: Sequence[int], length: int, stride: int | None) -> Iterator[tup
     start, end = 0, length
     while start < len(ids):
         scored_ids = tuple(ids[start:end])
-        yield start, tuple(ids[max(0, start + len(scored_ids) - length) : start] if step < length else ()), scored_ids
+        from_end = start + (len(scored_ids) if fill or not start else step)
+        yield start, tuple(ids[max(0, from_end - length) : start] if step < length else ()), scored_ids
         start, end = end, end + step
 
 

@@ -56,3 +56,25 @@ def load_wikitext(part: str, path: Path | None = None) -> list[Article]:
         Article(title["title"], text[start:end], part)
         for title, start, end in zip(titles, starts, [*starts[1:], len(text)], strict=True)
     ]
+
+
+def joined_lines(part: str, path: Path | None = None) -> str:
+    """The lines of a part as the hub's table ``wikitext-2-raw-v1`` has them (blank ones empty), joined with blank lines.
+
+    It is the text that published WikiText-2 perplexities are of: the column ``text``, two line breaks between its rows.
+
+    Args:
+        part: ``select``, ``test``, or ``all`` for one after the other.
+        path: a file in the upstream format; by default those of the catalogue.
+
+    Raises:
+        UsageError: there is no such part.
+        DataError: the file cannot be read.
+    """
+    halves = tuple(FILES) if part == "all" else (part,)
+    for half in halves:
+        if half not in FILES:
+            raise unknown_name("part of WikiText-2", half, FILES)
+    texts = [read_text(path or fetch("wikitext2", FILES[half])) for half in halves]
+    lines = [line for text in texts for line in text.splitlines(keepends=True)]
+    return "\n\n".join(line if line.strip() else "" for line in lines)
