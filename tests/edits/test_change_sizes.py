@@ -9,6 +9,8 @@ from tiny import tiny_model
 
 from fairforget.edits import Dense, EditRecord, LowRank, WeightEdit
 from fairforget.edits.change_sizes import change_sizes
+from fairforget.report.edit_account import change_section
+from fairforget.report.page import Figures
 
 NAMES = {
     "llama": ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight", "model.layers.1.input_layernorm.weight",
@@ -51,14 +53,37 @@ def test_norms_rows_layers_and_kinds(kind: str) -> None:
     assert change_sizes(edit.at(0), model).select(pl.col("change", "changed").sum()).row(0) == (0.0, 0)
 
 
-def test_factors_measure_as_their_product() -> None:
-    model = tiny_model("llama")
-    name = "model.layers.0.mlp.up_proj.weight"
-    weight = shaped(model, name)
+@pytest.mark.parametrize(("kind", "name"), [
+    ("llama", "model.layers.0.mlp.up_proj.weight"), ("gpt2", "transformer.h.0.attn.c_attn.weight"),
+])
+def test_factors_measure_as_their_product_whichever_way_a_matrix_is_stored(kind: str, name: str) -> None:
+    model = tiny_model(kind)
+    weight = shaped(model, name) if kind == "llama" else shaped(model, name).T
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, weight.shape[1], generator=generator), torch.randn(weight.shape[0], 2, generator=generator)
     b[3] = 0
+    product = 0.25 * b @ a
+    dense = WeightEdit({name: Dense(product if kind == "llama" else product.T)}, EditRecord.for_model(model, "test"), strength=-2.0)
+    found = change_sizes(dense, model).row(0, named=True)
+    assert (found["vectors"], found["changed"]) == (weight.shape[0], weight.shape[0] - 1)
     edit = WeightEdit({name: LowRank(a, b, 0.25)}, EditRecord.for_model(model, "test"), strength=-2.0)
     row = change_sizes(edit, model).row(0, named=True)
     assert row["change"] == pytest.approx(float((0.5 * b @ a).norm()), rel=1e-5)
     assert row["changed"] == weight.shape[0] - 1
+    assert row["change"] == pytest.approx(found["change"], rel=1e-5)
+    assert row["vectors"] == weight.shape[0]
+
+
+def test_a_quantised_weight_has_no_norm_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, name = tiny_model("llama"), "model.layers.0.mlp.up_proj.weight"
+    weight = shaped(model, name)
+    factors = LowRank(torch.ones(1, weight.shape[1]), torch.ones(weight.shape[0], 1))
+    edit = WeightEdit({name: factors}, EditRecord.for_model(model, "test"))
+    monkeypatch.setattr(torch.nn.Parameter, "is_floating_point", lambda parameter: False, raising=False)
+    row = change_sizes(edit, model).row(0, named=True)
+    assert (row["weight"], row["vectors"]) == (None, weight.shape[0])
+    page = Figures({"base": "before", "edited": "after", "difference": "change"})
+    section = change_section(change_sizes(edit, model), page)
+    assert section is not None
+    assert section["rows"][0]["relative"] is None
+    assert section["said"] == ""

@@ -209,6 +209,12 @@ class Benchmark(ABC):
     def metrics(self) -> list[MetricDefinition]:
         """The figures this benchmark reports, overall and by group, for each of its tasks."""
 
+    def sentences(self, item: Item) -> tuple[str, str] | None:
+        """Stereotype and anti-stereotype of a bias item as texts that stand for themselves; None for options, which need their question."""
+        if item.role != "bias" or len(item.texts) < 2 or item.payload.get("context"):
+            return None
+        return item.texts[0], item.texts[1]
+
     def task_metrics(self, task: str) -> list[MetricDefinition]:
         """The figures of one task (or of all together, see :attr:`pooled`): those of :meth:`metrics`, where tasks do not differ."""
         del task

@@ -95,6 +95,11 @@ class StereoSet(Benchmark):
             return "fill-probability"
         return "sentence-mean, first token apart" if self.settings.split_first else "sentence-mean"
 
+    def sentences(self, item: Item) -> tuple[str, str] | None:
+        """Both sentences; a continuation after its context."""
+        before = f"{item.payload['context']} " if item.task == "stereoset-intersentence" else ""
+        return before + item.texts[0], before + item.texts[1]
+
     def plan(self, item: Item, model: Model) -> Plan:
         """Requests of the three texts, most stereotypical first."""
         context = item.payload["context"]

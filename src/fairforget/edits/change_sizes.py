@@ -8,6 +8,7 @@ import polars as pl
 import torch
 
 from fairforget.edits.deltas import Delta, LowRank
+from fairforget.edits.sites import linear_axes, stored_transposed
 from fairforget.edits.weight_edit import WeightEdit
 from fairforget.models.hidden_sites import blocks
 from fairforget.models.model import Model
@@ -16,10 +17,10 @@ CHANGE_SCHEMA: dict[str, pl.DataType] = {
     "parameter": pl.String(),
     "layer": pl.Int64(),  # number of the transformer block; null outside of them
     "module": pl.String(),  # "attention", "mlp", "norm", "embedding", "head" or "other"
-    "vectors": pl.Int64(),  # rows of a matrix, as the model stores it; 1 for a vector of parameters
-    "changed": pl.Int64(),  # of these, rows with a change
+    "vectors": pl.Int64(),  # of a matrix, one for each output (for each row of an embedding); 1 for a vector of parameters
+    "changed": pl.Int64(),  # of these, those with a change
     "change": pl.Float64(),  # Frobenius norm of the change at the edit's strength
-    "weight": pl.Float64(),  # Frobenius norm of the base's weight
+    "weight": pl.Float64(),  # Frobenius norm of the base's weight; null of a quantised one
 }
 """Columns of ``parameters.parquet``."""
 
@@ -49,28 +50,33 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
     order = {id(parameter): place for place, parameter in enumerate(model.hf.parameters())}
     rows: list[tuple[int, dict[str, object]]] = []
     for name, delta in edit.deltas.items():
-        parameter = sites[name].parameter
-        key = id(parameter)
-        norm, changed = _size(delta)
+        site = sites[name]
+        parameter, key = site.parameter, id(site.parameter)
+        axes = linear_axes(site.module) if site.attribute == "weight" else None
+        outputs = axes.outputs if axes is not None else parameter.shape[0] if parameter.ndim > 1 else 1
+        norm, changed = _size(delta, transposed=stored_transposed(site))
         kind = "embedding" if key in embedding else _kind(name, inside=key in layers, body=key in body)
+        weight = float(torch.linalg.vector_norm(parameter.detach().float())) if parameter.is_floating_point() else None
         rows.append((order[key], {
-            "parameter": name, "layer": layers.get(key), "module": kind, "vectors": parameter.shape[0] if parameter.ndim > 1 else 1,
-            "changed": changed if edit.strength else 0, "change": norm * abs(edit.strength),
-            "weight": float(torch.linalg.vector_norm(parameter.detach().float())),
+            "parameter": name, "layer": layers.get(key), "module": kind, "vectors": outputs, "changed": changed if edit.strength else 0,
+            "change": norm * abs(edit.strength), "weight": weight,
         }))
     return pl.DataFrame([row for _, row in sorted(rows, key=lambda row: row[0])], schema=CHANGE_SCHEMA)
 
 
-def _size(delta: Delta) -> tuple[float, int]:
-    """Frobenius norm and number of changed rows; of a product of factors without the product."""
+def _size(delta: Delta, *, transposed: bool) -> tuple[float, int]:
+    """Frobenius norm, and number of outputs with a change; of a product of factors without the product."""
     if isinstance(delta, LowRank):
         a, b = delta.A.double().cpu(), delta.B.double().cpu()
         square = delta.scale**2 * float(((b.T @ b) * (a @ a.T)).sum())
         changed = int((b != 0).any(dim=1).sum()) if delta.scale and bool((a != 0).any()) else 0
         return max(square, 0.0) ** 0.5, changed
     change = delta.delta.detach()
-    rows = change.reshape(change.shape[0], -1) if change.ndim > 1 else change.reshape(1, -1)
-    return float(torch.linalg.vector_norm(change.double())), int((rows != 0).any(dim=1).sum())
+    norm = float(torch.linalg.vector_norm(change.double()))
+    if change.ndim < 2:
+        return norm, int(bool((change != 0).any()))
+    rows = change.T if transposed else change.reshape(change.shape[0], -1)
+    return norm, int((rows != 0).any(dim=1).sum())
 
 
 def _kind(name: str, *, inside: bool, body: bool) -> str:

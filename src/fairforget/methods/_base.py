@@ -38,6 +38,8 @@ class Method(ABC):
     """Built-in training source that is taken where a run names none."""
     guarded: ClassVar[bool] = True
     """Whether a guard may look at the model in training: not where it is trained toward the bias, to be subtracted."""
+    forgets_texts: ClassVar[bool] = False
+    """Whether the training texts are to become less likely; methods that even out or learn say nothing of that."""
     settings_class: ClassVar[type[Settings]]
 
     def __init__(self, settings: Settings | None = None, **values: Any) -> None:

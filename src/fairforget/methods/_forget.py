@@ -29,6 +29,7 @@ class ForgetMethod(TrainedMethod):
     """A method whose leading stream is the training texts, to be forgotten."""
 
     settings_class: ClassVar[type[Settings]] = ForgetSettings
+    forgets_texts: ClassVar[bool] = True
 
     def streams(self, job: Job) -> Mapping[str, Stream]:
         """The training texts as ``forget``."""

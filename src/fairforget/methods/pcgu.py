@@ -148,6 +148,7 @@ class Pcgu(Method):
     source: ClassVar[str] = (
         "Yu et al. 2023 (Findings of ACL, 2023.findings-acl.375), section 3; for decoders Dige et al. 2024 (arXiv 2406.13551)"
     )
+    forgets_texts: ClassVar[bool] = True
     settings_class: ClassVar[type[Settings]] = PcguSettings
     settings: PcguSettings
 

@@ -116,6 +116,7 @@ class TaskVector(Method):
     summary: ClassVar[str] = "Fine-tune on biased text and subtract what was learnt."
     source: ClassVar[str] = "Dige et al. 2024 (arXiv 2406.13551), section on negation; Ilharco et al. 2023 (arXiv 2212.04089), eq. 1 and 2"
     guarded: ClassVar[bool] = False
+    forgets_texts: ClassVar[bool] = True
     settings_class: ClassVar[type[Settings]] = TaskVectorSettings
     settings: TaskVectorSettings
 

@@ -51,7 +51,9 @@ def change_section(table: pl.DataFrame | None, figures: Figures) -> dict[str, An
     rows = (
         table.group_by("layer", "module", maintain_order=True)
         .agg(
-            change=(pl.col("change") ** 2).sum().sqrt(), weight=(pl.col("weight") ** 2).sum().sqrt(), vectors=pl.col("vectors").sum(),
+            change=(pl.col("change") ** 2).sum().sqrt(),
+            weight=pl.when(pl.col("weight").is_not_null().all()).then((pl.col("weight") ** 2).sum().sqrt()),
+            vectors=pl.col("vectors").sum(),
             changed=pl.col("changed").sum(), parameters=pl.len(),
         )
         .with_columns(relative=pl.col("change") / pl.col("weight"), share=pl.col("changed") / pl.col("vectors"))
@@ -59,9 +61,12 @@ def change_section(table: pl.DataFrame | None, figures: Figures) -> dict[str, An
     )
     for row in rows:
         row["place"] = OUTSIDE if row["layer"] is None else f"layer {row['layer']}"
-    most = max(rows, key=lambda row: row["relative"] if number_words.is_number(row["relative"]) else 0.0)
-    where = most["module"] + ("" if most["layer"] is None else f" in {most['place']}")
-    said = f"The largest relative change is {most['relative']:.2g}: {where}."
+    known = [row for row in rows if number_words.is_number(row["relative"])]
+    most = max(known, key=lambda row: row["relative"], default=None)
+    said = "" if most is None else (
+        f"The largest relative change is {most['relative']:.2g}: {most['module']}"
+        + ("." if most["layer"] is None else f" in {most['place']}.")
+    )
     chart = figures.add(change_chart(rows), f"Chart of the relative size of the change by layer and kind of module. {said}")
     return {"rows": rows, "figures": [chart] if chart else [], "said": said}
 

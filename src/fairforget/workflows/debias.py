@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from fairforget.errors import FairforgetError, UsageError
 from fairforget.files import write_text
 from fairforget.forgetting import Step, build_ledger
 from fairforget.methods import method_registry
+from fairforget.methods._base import Method
+from fairforget.methods._retain import OWN, retain_texts
+from fairforget.methods._trained import limited
 from fairforget.models import Model, load
 from fairforget.report import model_card, write_report
 from fairforget.report.page import PAGE_NAME
@@ -180,7 +183,13 @@ def _run(
     )
     ledger = build_ledger(pl.concat(before), pl.concat(after), step=step)
     account = write_ledger_tables(ledger, folder, resamples=recipe.resamples, seed=recipe.seed)
-    texts = _texts(recipe, plan, edit, model, data, folder, say) if found.strength and recipe.account.texts else None
+    texts = None
+    if found.strength and recipe.account.texts:
+        try:
+            texts = _texts(recipe, plan, method, edit, model, data, folder, say)
+        except FairforgetError as error:  # an account beside the run must not cost what is measured
+            warnings.append(f"What became of the texts behind the run could not be told: {error}")
+            say(f"Note: {warnings[-1]}")
     if found.strength and isinstance(edit, WeightEdit):
         write_table(change_sizes(edit, model), folder.tables / "parameters.parquet")
     evidence = _evidence(plan, recipe, found, before, after)
@@ -198,18 +207,29 @@ def _run(
 
 
 def _texts(
-    recipe: Recipe, plan: Plan, edit: Edit, model: Model, data: TrainingSource | Sequence[TrainingText] | Sequence[str], folder: RunFolder,
-    say: Say,
-) -> dict[str, list[float]]:
+    recipe: Recipe, plan: Plan, method: Method, edit: Edit, model: Model,
+    data: TrainingSource | Sequence[TrainingText] | Sequence[str], folder: RunFolder, say: Say,
+) -> dict[str, list[float]] | None:
     """Write what became of the texts behind the run; what is left to the record is how well the training texts are known by heart."""
-    retain = next((str(recipe.method.settings[name]) for name in ("retain_text", "neutral_text") if recipe.method.settings.get(name)), None)
+    settings = recipe.method.settings
+    data = limited(data, settings.get("max_texts"), recipe.seed)
     rows = data.texts if isinstance(data, TrainingSource) else data
-    sets = text_sets(rows, plan.target, model.family, retain, recipe.account.texts, recipe.seed)
+    sets = text_sets(rows, plan.target, model.family, _kept_text(settings, recipe.seed), recipe.account.texts)
+    if not sets:
+        return None
     account = account_for_texts(
-        model, edit, sets, extraction=recipe.account.extraction, resamples=recipe.resamples, seed=recipe.seed, say=say
+        model, edit, sets, forgets=method.forgets_texts, extraction=recipe.account.extraction, resamples=recipe.resamples, seed=recipe.seed,
+        say=say,
     )
     write_table(account.metrics, folder.tables / "texts.parquet")
     return account.memorisation
+
+
+def _kept_text(settings: Mapping[str, Any], seed: int) -> list[str]:
+    """Neutral text that the settings of a method name and use, else that of the starter set."""
+    retains = settings.get("retain", "always") != "none" or bool(settings.get("ewc"))
+    source = settings.get("neutral_text") or (settings.get("retain_text") if retains else None) or "starter"
+    return list(dict.fromkeys(retain_texts("starter" if source == OWN else str(source), seed)))
 
 
 def _write_words(folder: RunFolder) -> None:

@@ -1,34 +1,31 @@
-"""What became of the texts behind a run: how likely the edited model finds what was to be forgotten, its counterparts and neutral text.
+"""What became of the texts behind a run: how likely the edited model finds its training texts, held-out stereotypes and neutral text.
 
-The sets are those of section 8.5 of the specification: texts that were trained on and texts that were not (the reported stereotypes of the
-target), the counterparts of both, and neutral text, of which what names a group is told apart. Plain perplexity is the run's own benchmark.
+Held out are the reported stereotypes of the target; of both there are counterparts. Neutral text is what the method was given to keep, and
+the starter set's sentences that name a group. Plain perplexity is the run's own benchmark.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 
 import polars as pl
 
 from fairforget.benchmarks import Benchmark, MetricDefinition, evaluate
 from fairforget.benchmarks._base import Item, Plan
 from fairforget.benchmarks._contrast import LikelihoodBenchmark
+from fairforget.data.starter import load_starter
 from fairforget.data.training import TrainingText
-from fairforget.data.words import group_words, word_list, word_list_names
-from fairforget.edits import Edit
+from fairforget.edits import Edit, SelfDebiasEdit
 from fairforget.methods._memorisation import TEXTS, extraction_likelihood, memorisation_accuracy
-from fairforget.methods._retain import OWN, retain_texts
 from fairforget.models import Model
 from fairforget.scoring import Request, Scorer
 from fairforget.training import TextStream
 
-FORGOTTEN = ("trained on", "held out")
-COUNTERPARTS = ("counterparts of trained on", "counterparts of held out")
+STEREOTYPES = ("training texts", "held-out stereotypes")
+COUNTERPARTS = ("counterparts of training texts", "held-out anti-stereotypes")
 NEUTRAL = ("neutral", "neutral, naming a group")
 LONGEST = 40
 """Words of a text that is looked at."""
@@ -39,7 +36,6 @@ PLACES = 4
 FEWEST = 5
 """Texts from which on a set is told of."""
 
-LIKELIHOOD = "nll"
 Texts = Sequence[tuple[str, str]]
 """Texts with their clusters."""
 
@@ -64,7 +60,7 @@ class TextSets(LikelihoodBenchmark):
         del family
         return [
             Item(
-                id=str(number), task=task, role="bias" if task in FORGOTTEN else "ability", part=part, cluster=cluster, stratum=task,
+                id=str(number), task=task, role="bias" if task in STEREOTYPES else "ability", part=part, cluster=cluster, stratum=task,
                 groups=(), texts=(text,),
             )
             for task, texts in self.sets.items()
@@ -79,18 +75,12 @@ class TextSets(LikelihoodBenchmark):
         return Plan(tuple(_spread(requests, PLACES) for requests in whole.requests))
 
     def metrics(self) -> list[MetricDefinition]:
-        """Negative log-likelihood per token; higher is better of what was to be forgotten."""
-        return [self._figure(FORGOTTEN[0])]
-
-    def task_metrics(self, task: str) -> list[MetricDefinition]:
-        """The same, with the direction of the set."""
-        return [self._figure(task)]
-
-    def _figure(self, task: str) -> MetricDefinition:
-        return MetricDefinition(
-            LIKELIHOOD, (pl.col("nll"),), (pl.col("tokens"),), "nats", "higher" if task in FORGOTTEN else "lower",
-            "Mean negative log-likelihood of a token.",
-        )
+        """Negative log-likelihood per token."""
+        return [
+            MetricDefinition(
+                "nll", (pl.col("nll"),), (pl.col("tokens"),), "nats", "lower", "Mean negative log-likelihood of a token.",
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ class TextAccount:
 
 
 def text_sets(
-    trained: Sequence[TrainingText] | Sequence[str], target: Benchmark, family: str, retain: str | None, most: int, seed: int
+    trained: Sequence[TrainingText] | Sequence[str], target: Benchmark, family: str, neutral: Sequence[str], most: int
 ) -> dict[str, Texts]:
     """The sets of a run, each of at most `most` texts of at most ``LONGEST`` words, chosen by hash; sets under ``FEWEST`` are left out.
 
@@ -115,31 +105,29 @@ def text_sets(
         trained: training texts.
         target: benchmark whose reported stereotypes were not trained on.
         family: of the model.
-        retain: neutral text that the method was given, ``starter`` where it takes none.
+        neutral: text that the method was given to keep.
         most: texts of a set.
-        seed: of a draw from a large corpus.
     """
     rows = [TrainingText(row, (), row) if isinstance(row, str) else row for row in trained]
     learnt = _some([(row.prompt + row.text, row.counterpart and row.prompt + row.counterpart, row.cluster) for row in rows], most)
-    pairs = [item for item in target.measured_items(family, "test") if item.role == "bias" and len(item.texts) > 1]
-    held_out = _some([(item.texts[0], item.texts[1], item.cluster) for item in pairs], most)
-    # "own" are the training texts, which are a set already
-    neutral = [] if retain == OWN else [(text, "", text) for text in dict.fromkeys(retain_texts(retain or "starter", seed))]
-    naming = [row for row in neutral if _names_a_group().search(row[0])]
+    pairs = [(target.sentences(item), item.cluster) for item in target.measured_items(family, "test")]
+    held_out = _some([(*pair, cluster) for pair, cluster in pairs if pair is not None], most)
+    plain = _some([(text, "", text) for text in neutral], most)
+    naming = _some([(text.text, "", text.cluster) for text in load_starter().mentions], most)
     sets: dict[str, Texts] = {
-        FORGOTTEN[0]: [(text, cluster) for text, _, cluster in learnt],
+        STEREOTYPES[0]: [(text, cluster) for text, _, cluster in learnt],
         COUNTERPARTS[0]: [(other, cluster) for _, other, cluster in learnt if other],
-        FORGOTTEN[1]: [(text, cluster) for text, _, cluster in held_out],
+        STEREOTYPES[1]: [(text, cluster) for text, _, cluster in held_out],
         COUNTERPARTS[1]: [(other, cluster) for _, other, cluster in held_out],
-        NEUTRAL[0]: [(text, cluster) for text, _, cluster in _some(neutral, most)],
-        NEUTRAL[1]: [(text, cluster) for text, _, cluster in _some(naming, most)],
+        NEUTRAL[0]: [(text, cluster) for text, _, cluster in plain],
+        NEUTRAL[1]: [(text, cluster) for text, _, cluster in naming],
     }
     return {name: texts for name, texts in sets.items() if len(texts) >= FEWEST}
 
 
 def account_for_texts(
-    model: Model, edit: Edit, sets: Mapping[str, Texts], *, extraction: bool = False, resamples: int = 10_000, seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
+    model: Model, edit: Edit, sets: Mapping[str, Texts], *, forgets: bool = False, extraction: bool = False, resamples: int = 10_000,
+    seed: int = 0, say: Callable[[str], None] = lambda _: None,
 ) -> TextAccount:
     """Measure the sets before and after an edit.
 
@@ -147,15 +135,18 @@ def account_for_texts(
         model: the base.
         edit: at the strength that is reported.
         sets: from :func:`text_sets`.
+        forgets: the method is to make training texts and stereotypes less likely; without it no direction of theirs is called better.
         extraction: also the extraction likelihood, which lets a causal model go on from every prefix of the texts.
         resamples: bootstrap resamples.
         seed: of the resamples.
         say: told what is left out.
     """
     texts = TextSets(sets)
-    trained = [text for text, _ in sets.get(FORGOTTEN[0], ())][:TEXTS]
+    trained = [text for text, _ in sets.get(STEREOTYPES[0], ())][:TEXTS]
     if extraction and model.family != "causal":
         say("Note: extraction likelihood needs a causal model, which continues a text; it is left out.")
+    if isinstance(edit, SelfDebiasEdit):
+        trained = []  # it works on distributions that are asked for, and memorisation is read from the model itself
     found: list[pl.DataFrame] = []
     memorised: dict[str, list[float]] = {}
     for state in ("base", "edited"):
@@ -163,11 +154,13 @@ def account_for_texts(
             found.append(texts.measure(Scorer(model), "texts"))
             for name, value in _memorisation(model, trained, extraction=extraction and model.family == "causal").items():
                 memorised.setdefault(name, []).append(value)
-    return TextAccount(evaluate(texts, *found, resamples=resamples, seed=seed), memorised)
+    metrics = evaluate(texts, *found, resamples=resamples, seed=seed)
+    better = pl.when(pl.col("task").is_in(STEREOTYPES)).then(pl.lit("higher" if forgets else "")).otherwise(pl.col("better"))
+    return TextAccount(metrics.with_columns(better=better), memorised)
 
 
 def _memorisation(model: Model, texts: Sequence[str], *, extraction: bool) -> dict[str, float]:
-    if not texts:
+    if not any(model.token_ids(text) for text in texts):
         return {}
     stream = TextStream(model, texts)
     found = {"accuracy": memorisation_accuracy(model, stream)}
@@ -184,9 +177,3 @@ def _some(rows: Sequence[tuple[str, str, str]], most: int) -> list[tuple[str, st
     """Rows (text, counterpart or nothing, cluster) of short texts, each text once, the first ones by hash."""
     short = {row[0]: row for row in rows if 0 < len(row[0].split()) <= LONGEST}
     return sorted(short.values(), key=lambda row: hashlib.sha256(f"{row[2]}\0{row[0]}".encode()).hexdigest())[:most]
-
-
-@cache
-def _names_a_group() -> re.Pattern[str]:
-    words = {word for name in word_list_names() for group in group_words(word_list(name)) for word in group}
-    return re.compile(rf"\b(?:{'|'.join(sorted(map(re.escape, words), key=len, reverse=True))})\b")

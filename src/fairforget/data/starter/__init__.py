@@ -105,11 +105,13 @@ class Starter:
     Attributes:
         pairs: minimal pairs of all parts.
         neutral: ordinary sentences that name no group (part ``train``), for retention.
+        mentions: ordinary sentences that name a group (part ``test``; nothing is trained on them): may it still be spoken of?
         passages: plain text of 60 to 110 words each (parts ``select`` and ``test``), for perplexity.
     """
 
     pairs: tuple[StarterPair, ...]
     neutral: tuple[StarterText, ...]
+    mentions: tuple[StarterText, ...]
     passages: tuple[StarterText, ...]
 
     def pairs_of(self, part: str) -> tuple[StarterPair, ...]:
@@ -133,7 +135,10 @@ class Starter:
 def load_starter() -> Starter:
     """Read and expand the starter set; the result is the same on every machine and is kept for the process."""
     pairs = [pair for domain in DOMAINS for pair in _expand_domain(_read_yaml(domain.replace("-", "_") + ".yaml"))]
-    return Starter(pairs=tuple(pairs), neutral=tuple(_neutral()), passages=tuple(_passages()))
+    return Starter(
+        pairs=tuple(pairs), neutral=tuple(_sentences("neutral", "train")), mentions=tuple(_sentences("mentions", "test")),
+        passages=tuple(_passages()),
+    )
 
 
 def _expand_domain(domain: dict[str, Any]) -> Iterator[StarterPair]:
@@ -189,11 +194,11 @@ def _shuffled(values: Sequence[Any], salt: str) -> list[Any]:
     return sorted(values, key=lambda value: hashlib.sha256(f"{salt} {value}".encode()).digest())
 
 
-def _neutral() -> Iterator[StarterText]:
-    lines = [line for line in _read("neutral.txt").splitlines() if line and not line.startswith("#")]
+def _sentences(kind: str, part: Part) -> Iterator[StarterText]:
+    lines = [line for line in _read(f"{kind}.txt").splitlines() if line and not line.startswith("#")]
     for number, line in enumerate(lines, start=1):
-        name = f"neutral/{number:03d}"
-        yield StarterText(id=name, text=line, cluster=name, stratum="neutral", groups=(), part="train")
+        name = f"{kind}/{number:03d}"
+        yield StarterText(id=name, text=line, cluster=name, stratum=kind, groups=(), part=part)
 
 
 def _passages() -> Iterator[StarterText]:
