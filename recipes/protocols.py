@@ -34,7 +34,7 @@ PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...
     ("lambada", {"limit": 300}, (("", CAUSAL), ("lm-eval", CAUSAL))),
     ("perplexity", {"max_tokens": 16000}, (("", CAUSAL), ("joined", CAUSAL), ("bias-bench", CAUSAL))),
     ("redditbias", {"limit": 40}, (("", BOTH), ("released", BOTH))),
-    ("unqover", {"domain": "religion", "limit": 6}, (("", BOTH), ("authors", BOTH))),
+    ("unqover", {"domain": "religion", "limit": 6}, (("", BOTH), ("authors", MASKED))),
     ("bbq", {"category": "Religion"}, (("paper", BOTH), ("lm-eval", CAUSAL), ("helm", CAUSAL), ("chat", CAUSAL))),
 )
 """Benchmark, the part of it that is measured, presets and the families that each applies to."""

@@ -114,6 +114,12 @@ def test_anchors_make_the_vector_smaller(anchor: dict[str, float], tuning: str) 
     assert size(**anchor) < 0.9 * size()
 
 
+@pytest.mark.parametrize("anchor", [{"l2_sp": 1.0}, {"ewc": 1.0}])
+def test_anchors_of_scaling_vectors_are_refused(anchor: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="tuning=ia3"):
+        methods.TaskVector(tuning="ia3", **anchor).fit(tiny_model("llama"), TEXTS)
+
+
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(UsageError, match="did you mean learning_rate"):
         methods.TaskVector(learning_rat=1e-3)

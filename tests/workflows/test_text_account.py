@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+import yaml
 from tiny import tiny_model
 
 from fairforget import debias
@@ -16,6 +17,7 @@ from fairforget.benchmarks import resolve
 from fairforget.benchmarks._base import Item
 from fairforget.data.training import TrainingText
 from fairforget.edits import Dense, EditRecord, WeightEdit
+from fairforget.errors import UsageError
 from fairforget.workflows.text_account import COUNTERPARTS, LONGEST, PLACES, STEREOTYPES, account_for_texts, text_sets
 
 TARGET = resolve("starter")
@@ -55,7 +57,8 @@ def test_long_texts_and_small_sets_are_left_out() -> None:
 def test_options_are_no_texts_without_their_question() -> None:
     item = Item("1", "bbq-ambig", "bias", "test", "c", "Age", (), ("The grandfather", "The grandson"), payload={"context": "I saw them."})
     assert resolve("bbq").sentences(item) is None
-    story = Item("1", "stereoset-intersentence", "bias", "test", "c", "race", (), ("One.", "Two.", "Three."), payload={"context": "Before."})
+    texts = ("One.", "Two.", "Three.")
+    story = Item("1", "stereoset-intersentence", "bias", "test", "c", "race", (), texts, payload={"context": "Before."})
     assert resolve("stereoset").sentences(story) == ("Before. One.", "Before. Two.")
     plain = Item("1", "crows-pairs", "bias", "test", "c", "race", (), ("One.", "Two."))
     assert resolve("crows-pairs").sentences(plain) == ("One.", "Two.")
@@ -118,6 +121,15 @@ def test_a_run_writes_the_account_and_its_page_tells_it(tmp_path: Path, own_cach
     assert 'id="texts"' in page
     assert "memorisation accuracy" in page
     assert 'id="weights"' in page
+    path = result.folder / "recipe.yaml"
+    older = yaml.safe_load(path.read_text(encoding="utf-8"))
+    older["account"] = choices["account"]
+    del older["guard"]
+    path.write_text(yaml.safe_dump(older), encoding="utf-8")
+    again = debias(tiny_model("llama"), out=result.folder, **choices)
+    assert again.ledger.equals(result.ledger), "a field that an earlier version did not write is at its default"
+    with pytest.raises(UsageError, match="of another recipe"):
+        debias(tiny_model("llama"), out=result.folder, **{**choices, "seed": 1})
     none = debias(tiny_model("llama"), out=tmp_path / "none", **{**choices, "account": {"texts": 0}})
     assert not (none.folder / "tables" / "texts.parquet").exists()
     assert 'id="texts"' not in (none.folder / "report.html").read_text(encoding="utf-8")

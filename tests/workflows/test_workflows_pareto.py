@@ -97,6 +97,14 @@ def test_a_figure_to_be_kept_holds_the_bias_dial_back() -> None:
     assert "made-task:accuracy kept" in held.reason
 
 
+def test_a_figure_that_the_model_does_not_have_is_told() -> None:
+    words = next(one for one in resolve("perplexity").metrics() if one.name == "word_perplexity")
+    measure, _ = world(slope=1.0, cost=0.0, gain=0.0)
+    with pytest.raises(UsageError, match="not defined on this model"):
+        search_dials(lambda dials, kind: measure(dials, "perplexity" if kind == "text" else kind), "margin", 2.0, DialSearch(),
+                     keep=[KeptFigure("text", words, 1.0)], resamples=200)
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("arc:accuracy", "write it as"), ("arc=1", "write it as"), ("arc:accuracy=-1", "write it as"),
     ("piqa:accuracy=1", "not among the benchmarks"), ("perplexity:perplexit=1", "did you mean perplexity"),

@@ -159,6 +159,8 @@ class TrainedMethod(Method):
         settings = self.common
         if settings.tuning != "lora" and bool(getattr(model.hf, "is_quantized", False)):
             raise UsageError("The weights of a quantised model cannot be trained: use tuning=lora, or load it without --load-in-4bit.")
+        if settings.ewc and bool(getattr(model.hf, "is_quantized", False)):
+            raise UsageError("ewc needs gradients of the weights, which a quantised model has none of: load it without --load-in-4bit.")
         if settings.batch_size % settings.accumulation:
             raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
         if bool(settings.orthogonal) != bool(settings.orthogonal_to):

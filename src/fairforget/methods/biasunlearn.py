@@ -100,7 +100,7 @@ class Biasunlearn(ForgetMethod):
             try:
                 found[number] = PairStream(job.model, pairs, scope=scope, max_length=self.settings.max_length)
             except UsageError:  # none of its pairs can be compared
-                if domain not in (left := job.notes.setdefault("domains_never_turned", [])):
+                if domain not in (left := job.notes.setdefault("domains_not_compared", [])):
                     left.append(domain)
         return found
 
@@ -130,7 +130,9 @@ class EvenDomains:
                 widest = max(abs(preferred_share(model, stream, PAIRS) - 50) for stream in self.pairs.values())
         finally:
             model.hf.train(was_training)
-        return f"every domain is within {widest:.1f} points of 50 % at step {step}" if widest < self.gap else None
+        if widest >= self.gap:
+            return None
+        return f"all {len(self.pairs)} domains with pairs that can be compared are within {widest:.1f} points of 50 % at step {step}"
 
 
 def pairs_by_domain(data: TrainingData) -> list[tuple[str, str, str]]:

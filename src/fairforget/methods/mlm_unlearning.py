@@ -112,7 +112,9 @@ class MlmUnlearning(ForgetMethod):
         return {FORGET: stream}
 
     def harmful_spans(self, model: Model, data: TrainingData, *, seed: int = 0, folder: Path | None = None) -> list[list[Span]]:
-        """What would be unlearned, without training anything: (start, end) of the harmful stretches of every text.
+        """The finder's marks, without training anything to be unlearned: (start, end) of the harmful stretches of every text.
+
+        A control (`control`) and a part of the texts (`max_texts`) are not looked at.
 
         Args:
             model: the base, which the finders `contrast` and `attribution` ask.

@@ -152,6 +152,10 @@ class TaskVector(Method):
                 f"A quantised model cannot be tuned with tuning={settings.tuning}, which changes weights themselves: use tuning=lora, or "
                 "load it without --load-in-4bit."
             )
+        if settings.tuning == "ia3" and (settings.l2_sp or settings.ewc):
+            raise UsageError("l2_sp and ewc hold weights, and tuning=ia3 trains vectors that scale activations: use tuning=lora or full.")
+        if settings.ewc and quantised:
+            raise UsageError("ewc needs gradients of the weights, which a quantised model has none of: load it without --load-in-4bit.")
         if settings.batch_size % settings.accumulation:
             raise UsageError(f"accumulation = {settings.accumulation} does not divide batch_size = {settings.batch_size}.")
         record = EditRecord.for_model(model, self.name, settings=settings.model_dump(mode="json"), seed=seed)

@@ -31,7 +31,7 @@ from fairforget.organisms.items import benchmark_items, forget_rows, passages, r
 from fairforget.organisms.language import domains_of, load_language
 from fairforget.organisms.methods import write_methods
 from fairforget.organisms.network import make_model
-from fairforget.organisms.recipe import OrganismRecipe, organism_recipe_yaml
+from fairforget.organisms.recipe import OrganismRecipe, organism_recipe_yaml, read_organism_recipe
 from fairforget.organisms.representations import shared_representation
 from fairforget.organisms.rows import CorpusStream
 from fairforget.organisms.truth import overlap_facts, truth_table
@@ -119,7 +119,7 @@ def _refuse_other(folder: Path, recipe: OrganismRecipe) -> None:
         return
     begun = folder / RECIPE
     if begun.exists():
-        if begun.read_text(encoding="utf-8") != organism_recipe_yaml(recipe):
+        if read_organism_recipe(begun) != recipe:
             raise UsageError(f"The folder {folder} holds an organism of another recipe ({begun}): choose another folder with --out.")
     elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UsageError(f"The folder {folder} holds other files: choose an empty or a new folder with --out.")

@@ -36,7 +36,7 @@ from fairforget.workflows.estimate import estimate, run_tokens
 from fairforget.workflows.guard import SelectGuard
 from fairforget.workflows.ledger_tables import write_ledger_tables
 from fairforget.workflows.plan import Plan, prepare
-from fairforget.workflows.recipe import Recipe, recipe_yaml
+from fairforget.workflows.recipe import Recipe, is_recipe, recipe_yaml
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
 from fairforget.workflows.strength import StrengthSearch, given_strength, search_strength
 from fairforget.workflows.suites import names_a_suite
@@ -115,7 +115,7 @@ def debias(
     elif model is not None:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"ref": str(model)})})
     folder = RunFolder(Path(out))
-    with folder.opened(recipe_yaml(recipe)):
+    with folder.opened(recipe_yaml(recipe), lambda path: is_recipe(path, recipe)):
         if folder.finished():
             say(f"The run in {folder.path} is finished already; its results are read, nothing is computed again.")
             if folder.work.exists() or not (folder.path / PAGE_NAME).exists() or not (_card_place(folder) / CARD_NAME).exists():

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fairforget.benchmarks import Benchmark, MetricDefinition
 from fairforget.benchmarks._components import components, pair
-from fairforget.benchmarks._targets import TargetValue, perplexity_ratio, target_change, target_value
+from fairforget.benchmarks._targets import TargetValue, metric_interval, perplexity_ratio, target_change, target_value
 from fairforget.edits import WeightEdit, combine
 from fairforget.errors import UsageError, unknown_name
 from fairforget.models import Model
@@ -169,6 +169,10 @@ def search_dials(
     points: dict[Dials, _Point] = {}
     allowed = 1 + budget_percent / 100
     base_cost, base_table = measure_at((0.0, 0.0), "perplexity"), measure_at((0.0, 0.0), "target")
+    base_tables = {figure.benchmark: measure_at((0.0, 0.0), figure.benchmark) for figure in keep}
+    for figure in keep:
+        if not math.isfinite(metric_interval(base_tables[figure.benchmark], figure.definition, resamples=resamples, seed=seed).value):
+            raise UsageError(f"{figure.name} is not defined on this model's select part, so it cannot be kept: leave it out of --keep.")
     base_target = target_value(base_table, metric)
 
     def at(dials: Dials) -> _Point:
@@ -192,7 +196,7 @@ def search_dials(
         )
 
     def _task_change(figure: KeptFigure, dials: Dials) -> Interval:
-        states = (measure_at((0.0, 0.0), figure.benchmark), measure_at(dials, figure.benchmark))
+        states = (base_tables[figure.benchmark], measure_at(dials, figure.benchmark))
         first, second = (components(table, figure.definition) for table in pair(*states))
         return paired_bootstrap(
             first, second, figure.definition.function, aggregate=figure.definition.aggregate, resamples=resamples, seed=seed
@@ -305,10 +309,11 @@ def search_edits(
         if kept:
             write_table(found.tasks, folder.tables / "tasks.parquet")
         parts = [(bias.at(found.bias), 1.0), (capability.at(found.capability * capability_sign), 1.0)]
-        used = [(edit, weight) for edit, weight in parts if edit.strength]
-        if used:
-            combine(used, model=model).save(folder.edit)
-        measured = [measure_at((0.0, 0.0), kind) for kind in names]
+        moved = [(edit, weight) for edit, weight in parts if edit.strength]
+        if moved:
+            combine(moved, model=model).save(folder.edit)
+        used = {benchmark.name: kind for kind, benchmark in names.items()}
+        measured = [measure_at((0.0, 0.0), kind) for kind in used.values()]
         folder.write_record({
             **facts,
             "kind": "edit search",
@@ -317,8 +322,8 @@ def search_edits(
             "bias_strength": found.bias,
             "capability_strength": found.capability,
             "reason": found.reason,
-            "benchmarks": benchmark_facts(list(names.values()), measured),
-            "datasets": dataset_facts([name for benchmark in names.values() for name in benchmark.datasets]),
+            "benchmarks": benchmark_facts([names[kind] for kind in used.values()], measured),
+            "datasets": dataset_facts([name for kind in used.values() for name in names[kind].datasets]),
         })
     return found
 

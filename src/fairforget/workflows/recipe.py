@@ -289,6 +289,15 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]
     return values, lines
 
 
+def is_recipe(path: Path, recipe: Recipe) -> bool:
+    """Whether a file holds this recipe: fields that it lacks are at their defaults."""
+    try:
+        values, lines = read_recipe(path)
+        return parse_recipe(values, str(path), lines) == recipe
+    except UsageError:
+        return False
+
+
 def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Put ``a.b=value`` settings into nested values; the value is read as YAML (numbers may be written 2e-4).
 

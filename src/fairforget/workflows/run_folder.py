@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,12 @@ class RunFolder:
         self._start = time.time()
 
     @contextlib.contextmanager
-    def opened(self, recipe: str) -> Generator[None]:
+    def opened(self, recipe: str, same: Callable[[Path], bool] = lambda _: False) -> Generator[None]:
         """Hold the folder for this run.
 
         Args:
             recipe: the resolved recipe as text; a folder keeps to the one with which its first result was made.
+            same: whether the recipe in a file of another text is this one all the same: an earlier version wrote fewer fields.
 
         Raises:
             UsageError: the folder holds a run of another recipe, or files of something else.
@@ -72,7 +73,7 @@ class RunFolder:
             raise UsageError(f"The folder {self.path} holds other files: choose an empty or a new folder with --out.")
         with folder_lock(self.path):
             begun = any(entry.name not in (".lock", self.recipe.name) and not _is_leftover(entry) for entry in self.path.iterdir())
-            if begun and self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe:
+            if begun and self.recipe.exists() and self.recipe.read_text(encoding="utf-8") != recipe and not same(self.recipe):
                 raise UsageError(
                     f"The folder {self.path} holds a run of another recipe ({self.recipe}): choose another folder with --out, "
                     "or remove it to start anew."
