@@ -98,7 +98,8 @@ def table(folder: Path, organisms: Path) -> str:
         mean_own = interval(own)
         single = np.mean([np.abs(before).mean() - np.abs(after).mean() for before, after in (fall.margins() for fall in own)])
         start = f"| {method} | {family} | {len(own)} | {words(mean_own)} | {single:+.2f} |"
-        for group in GROUPS[1:]:
+        found_groups = {fall.group for fall in every}
+        for group in [name for name in GROUPS[1:] if name in found_groups] + sorted(found_groups - set(GROUPS)):
             if others := [fall for fall in every if fall.group == group]:
                 mean = interval(others)
                 share = f"{mean[0] / mean_own[0]:.0%}" if mean_own[1] > PLANTED else "too small a fall"
