@@ -35,6 +35,7 @@ def make_table(margins: np.ndarray, *, domains: int = 4, skipped: tuple[int, ...
 
 @pytest.mark.parametrize(("name", "metric", "expected"), [
     ("crows-pairs", "pct_stereotype", (0, 100)), ("winobias-lm", "gap", (-100, 100)), ("crows-pairs", "margin", (-np.inf, np.inf)),
+    ("winogender", "correlation", (-1, 1)), ("arc", "answer_nll", (0, np.inf)),
 ])
 def test_the_limits_of_figures(name: str, metric: str, expected: tuple[float, float]) -> None:
     assert next(one for one in resolve(name).metrics() if one.name == metric).limits == expected

@@ -90,6 +90,7 @@ class MetricDefinition:
         aggregate: ``micro`` = ratios of sums over items; ``macro`` = means over clusters of ratios within clusters.
         ratio_name: also report after / before under this name, for figures that are compared as ratios.
         scope: reported for a whole task, for its groups, or for both; a figure may mean nothing on one of them.
+        bounds: the least and the largest value that the figure can have, where its unit does not say it; see :attr:`limits`.
     """
 
     name: str
@@ -103,10 +104,13 @@ class MetricDefinition:
     aggregate: Literal["micro", "macro"] = "micro"
     ratio_name: str | None = None
     scope: Literal["both", "task", "groups"] = "both"
+    bounds: tuple[float, float] | None = None
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The least and the largest value that the figure can have: of a share, or a difference of shares; none for other units."""
+        """The least and the largest value that the figure can have: as stated, else of a share, a difference of shares, or a cosine."""
+        if self.bounds is not None:
+            return self.bounds
         if self.unit == "%":
             return (-100.0 if self.neutral == 0 else 0.0), 100.0
         return (-1.0, 1.0) if self.unit == "cosine" else (-math.inf, math.inf)

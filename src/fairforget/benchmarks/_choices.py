@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -30,6 +31,7 @@ ANSWER_NLL = MetricDefinition(
     "answer_nll", (pl.when(pl.col("correct").is_not_null()).then(pl.col("nll")),), (pl.col("correct").is_not_null().cast(pl.Float64),),
     "nats", "lower",
     description="Mean negative log-likelihood of the right option: what is forgotten below the level of right and wrong.",
+    bounds=(0.0, math.inf),
 )
 
 

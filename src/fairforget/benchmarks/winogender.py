@@ -52,7 +52,8 @@ def _central(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
 
 
 def _moments(name: str, unit: Literal["nats", ""], function: Any, description: str) -> MetricDefinition:
-    return MetricDefinition(name, _MOMENTS, (_COMPARED,) * len(_MOMENTS), unit, "neutral", description, 0.0, function)
+    bounds = (-1.0, 1.0) if name == "correlation" else None
+    return MetricDefinition(name, _MOMENTS, (_COMPARED,) * len(_MOMENTS), unit, "neutral", description, 0.0, function, bounds=bounds)
 
 
 class WinogenderSettings(PrefixedChoiceSettings):
