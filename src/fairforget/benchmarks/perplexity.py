@@ -140,14 +140,11 @@ class Perplexity(Benchmark):
         for window in self._windows(items, model):
             found = [next(left[window.article.id]) for _ in window.requests]
             row = self.identity(window.article, model) | {"item": f"{window.article.id} @{window.place}", "texts": []}
-            row |= self.row(window.article, [found], model) | {"words": window.words}
+            measured = self.row(window.article, [found], model)
             if self._joined:
                 row |= {"cluster": row["item"], "prefix": "none"}
-                if self.settings.windowing == "bias-bench" and "tokens" in row:
-                    (request,) = window.requests
-                    assert isinstance(request, ContinuationRequest)
-                    row |= {"nll": row["nll"] / row["tokens"] * len(request.continuation), "tokens": len(request.continuation)}
-            rows.append(row)
+                measured = self._counted(measured, window)
+            rows.append(row | measured | {"words": window.words})
         return item_table(rows)
 
     def row(self, item: Item, scores: Sequence[Scores], model: Model) -> dict[str, Any]:
@@ -157,6 +154,14 @@ class Perplexity(Benchmark):
         if not len(values):
             return {"skipped": "no token can be scored without a prefix"}
         return {"nll": -float(values.sum()), "tokens": len(values)}
+
+    def _counted(self, measured: dict[str, Any], window: _Window) -> dict[str, Any]:
+        """As bias-bench counts, where that is asked for: the mean over the tokens that are predicted times all tokens of the window."""
+        (request,) = window.requests
+        if self.settings.windowing != "bias-bench" or "tokens" not in measured or not isinstance(request, ContinuationRequest):
+            return measured
+        mean: float = measured["nll"] / measured["tokens"]
+        return {"nll": mean * len(request.continuation), "tokens": len(request.continuation)}
 
     def metrics(self) -> list[MetricDefinition]:
         """Per token, and per word where windows cover running text."""
