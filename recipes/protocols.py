@@ -32,7 +32,7 @@ PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...
     ("copa", {}, (("", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
     ("blimp", {"limit": 10}, (("", BOTH), ("lm-eval", BOTH))),
     ("lambada", {"limit": 300}, (("", CAUSAL), ("lm-eval", CAUSAL))),
-    ("perplexity", {"max_tokens": 16000}, (("", CAUSAL), ("joined", CAUSAL), ("bias-bench", CAUSAL))),
+    ("perplexity", {}, (("", CAUSAL), ("joined", CAUSAL), ("bias-bench", CAUSAL))),
     ("redditbias", {"limit": 40}, (("", BOTH), ("released", BOTH))),
     ("unqover", {"domain": "religion", "limit": 6}, (("", BOTH), ("authors", MASKED))),
     ("bbq", {"category": "Religion"}, (("paper", BOTH), ("lm-eval", CAUSAL), ("helm", CAUSAL), ("chat", CAUSAL))),
