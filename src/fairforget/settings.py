@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,8 +68,19 @@ def explain_validation(error: ValidationError, model: type[BaseModel], where: st
             # our own validators write sentences that may quote names; pydantic's begin with a capital
             ours = entry["type"] == "value_error"
             words = entry["msg"].removeprefix("Value error, ").rstrip(".") if ours else entry["msg"].lower()
+            if entry["type"] == "string_pattern_mismatch":
+                words = _alternatives(str(entry.get("ctx", {}).get("pattern", ""))) or words
             sentences.append(f"'{path}' = {entry.get('input')!r}: {words}" if path else words)
     return UsageError(f"{where}: " + "; ".join(sentences) + ".")
+
+
+def _alternatives(pattern: str) -> str:
+    """What a pattern of the form ``^(one|two:\\d+)$`` allows, in words; "" for any other form."""
+    found = re.fullmatch(r"\^\((.*)\)\$", pattern)
+    if found is None:
+        return ""
+    plain = re.sub(r"\(\\?\.\\d\+\)\?", ".N", re.sub(r"\\d\+(\(-\\d\+\)\?)?", "N", found[1]))
+    return f"must be one of {', '.join(plain.split('|'))}"
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

@@ -13,6 +13,7 @@ from fairforget.errors import UsageError
 from fairforget.models import Model
 from fairforget.scoring import ContinuationRequest, MaskedRequest, Scorer
 from fairforget.scoring import scorer as scorer_module
+from fairforget.scoring.store import ScoreStore
 from fairforget.scoring.trie import build_trie
 
 
@@ -113,6 +114,26 @@ def test_the_store_answers_what_was_scored_before(own_cache: object) -> None:
     other_state = Scorer(tiny_model("llama", seed=1))
     other_state.score(requests)
     assert other_state.counts.forwards > 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_what_is_known_is_not_computed_over_among_other_requests(kind: str, own_cache: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(kind)
+    one, other = (
+        (ContinuationRequest((5,), (6, 7, 8)), ContinuationRequest((5,), (6, 9))) if kind == "llama"
+        else (MaskedRequest((2, 4, 7, 3), (1,), (6,)), MaskedRequest((2, 4, 8, 3), (1,), (6,)))
+    )
+    (known,) = Scorer(model).score([one])
+    put, written = ScoreStore.put, list[bytes]()
+
+    def watched(store: ScoreStore, values: dict[bytes, np.ndarray]) -> None:
+        written.extend(values)
+        put(store, values)
+
+    monkeypatch.setattr(ScoreStore, "put", watched)
+    again, _ = Scorer(model).score([one, other])
+    np.testing.assert_array_equal(again, known)
+    assert written == [other.key()], "a score that was stored is not written again, where other company may have rounded it differently"
 
 
 def test_an_interrupted_scoring_goes_on_and_ends_in_the_same_bits(own_cache: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ class Scorer:
         with task(description, total) as advance:
             for unit, served in work:
                 self._retry(run, unit, advance)
-                keep(served)
+                keep(served & todo)  # what was known stays as it is: among other texts it may be rounded differently
 
     def _causal_runner(self) -> CausalRunner:
         return CausalRunner(self.model, self.budget, self.forward_cost, self.counts)
@@ -189,7 +189,7 @@ class Scorer:
         with task(description, sum(len(ids) for batch in work for ids, _ in batch)) as advance:
             for batch in work:
                 self._retry(run, batch, advance)
-                keep({index for _, indices in batch for index in indices})
+                keep({index for _, indices in batch for index in indices} & todo)
 
     def _retry(self, run: Callable[[Sequence[Unit], Advance], None], batch: Sequence[Unit], advance: Advance) -> None:
         """Run a batch; when memory runs out, halve it and the budget and go on."""
