@@ -1,4 +1,4 @@
-"""How much do finders of harmful words agree, and one finder with itself under other seeds? The table of docs/methods/mlm-unlearning.md.
+"""How much do finders of harmful words agree, and one finder with itself under other seeds? Finders of mlm-unlearning.
 
 python recipes/forget/span_agreement.py minilm-mlm --texts 200
 

@@ -75,7 +75,7 @@ def explain_validation(error: ValidationError, model: type[BaseModel], where: st
 
 
 def _alternatives(pattern: str) -> str:
-    """What a pattern of the form ``^(one|two:\\d+)$`` allows, in words; "" for any other form."""
+    """What a pattern that lists alternatives in brackets, from start to end, allows, in words; "" for any other form."""
     found = re.fullmatch(r"\^\((.*)\)\$", pattern)
     if found is None:
         return ""

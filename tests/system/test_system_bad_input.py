@@ -36,7 +36,7 @@ def refused(command, code, *words):
     (("debias", "--train", "stereoset2"), ("training source", "did you mean stereoset?")),
     (("debias", "--budget", "speed=2%"), ("perplexity=2%",)),
     (("debias", "--set", "method.learning_rat=1"), ("there is no field 'learning_rat'", "did you mean learning_rate")),
-    (("debias", "--set", "method.tuning=halves"), ("'tuning' = 'halves'", "must be one of lora, full, ia3, attention, mlp, half, layers:N, heads")),
+    (("debias", "--set", "method.tuning=halves"), ("'tuning' = 'halves'", "must be one of lora, full, ia3", "layers:N")),
     (("debias", "--set", "steps"), ("write it as field=value",)),
     (("debias", "--dtype", "float31"), ("There is no dtype 'float31'", "did you mean float32")),
     (("debias", "--seed", "-1"), ("--seed",)),
