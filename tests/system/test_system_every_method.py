@@ -64,6 +64,7 @@ def recipe(folder: Path, family: str, name: str) -> dict[str, Any]:
         "model": str(folder / family), "method": {"name": name, **settings},
         "train": {"source": str(folder / "pairs.jsonl"), "columns": {role: role for role in roles}},
         "benchmarks": [{"name": "starter", "settings": {"limit": 2}}], "budget": {}, "search": {"strength": 0.5}, "resamples": 200,
+        "account": {"texts": 0},
     }
 
 
