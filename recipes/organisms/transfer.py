@@ -30,7 +30,7 @@ METHODS = ("task-vector", "gap", "mlm-unlearning", "mlm-unlearning-random")
 """`mlm-unlearning-random` is the control: as many words of the same texts, drawn at random."""
 PLANTED = 0.3
 """Nats of |b| from which a domain of the base counts as biased; nothing is planted in others, so there is nothing to lower."""
-GROUPS = ("itself", "nothing", "representations", "templates", "words and templates")
+GROUPS = ("itself", "nothing", "traits", "templates", "words and templates")
 """What a measured domain has in common with the one that was unlearned."""
 
 
@@ -120,7 +120,7 @@ def in_common(organism: Path) -> dict[tuple[str, str], str]:
     for one, (templates, attributes) in held.items():
         for other, (others, their) in held.items():
             held_alike = (
-                ("words", attributes & their), ("templates", templates & others), ("representations", frozenset((one, other)) in related),
+                ("words", attributes & their), ("templates", templates & others), ("traits", frozenset((one, other)) in related),
             )
             shared = " and ".join(name for name, both in held_alike if both) or "nothing"
             found[one, other] = "itself" if one == other else shared

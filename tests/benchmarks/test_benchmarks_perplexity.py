@@ -262,11 +262,13 @@ def test_joined_text_as_bias_bench_counts_it() -> None:
     assert np.exp(table["nll"].sum() / table["tokens"].sum()) == pytest.approx(bias_bench(model, ids, 37), rel=1e-5)
     with pytest.raises(UsageError, match="is for causal models"):
         benchmark.check(tiny_model("bert"))
+    with pytest.raises(UsageError, match="choose one"):
+        resolve("perplexity:bias-bench", {"lines": True})
 
 
 def test_joined_lines_are_those_of_the_hubs_table(tmp_path: Path) -> None:
-    (tmp_path / "wiki.raw").write_text(" \n = Title = \n \n Some text . \n \n", encoding="utf-8")
-    assert joined_lines("test", tmp_path / "wiki.raw") == "\n\n".join(["", " = Title = \n", "", " Some text . \n", ""])
+    (tmp_path / "wiki.raw").write_text(" \n = Title = \n \n Some\u2028text . \n \n", encoding="utf-8")
+    assert joined_lines("test", tmp_path / "wiki.raw") == "\n\n".join(["", " = Title = \n", "", " Some\u2028text . \n", ""])
 
 
 @pytest.mark.parametrize("model", [LLAMA, BERT], ids=["causal", "masked"])

@@ -74,6 +74,17 @@ def test_factors_measure_as_their_product_whichever_way_a_matrix_is_stored(kind:
     assert row["vectors"] == weight.shape[0]
 
 
+def test_a_weight_that_is_kept_elsewhere_has_no_norm_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, name = tiny_model("gpt2"), "transformer.h.0.attn.c_attn.weight"
+    a, b = torch.ones(1, 32), torch.ones(96, 1)
+    assert model.hf.get_parameter(name).shape == (32, 96)
+    edit = WeightEdit({name: LowRank(a, b, 0.5)}, EditRecord.for_model(model, "test"))
+    monkeypatch.setattr(torch.nn.Parameter, "is_meta", True, raising=False)
+    row = change_sizes(edit, model).row(0, named=True)
+    assert row["weight"] is None
+    assert row["change"] == pytest.approx(0.5 * (32 * 96) ** 0.5)
+
+
 def test_a_quantised_weight_has_no_norm_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     model, name = tiny_model("llama"), "model.layers.0.mlp.up_proj.weight"
     weight = shaped(model, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +40,16 @@ class FinishedStudy:
     said: list[str]
 
 
+@pytest.fixture
+def finished_study(made_study: FinishedStudy, monkeypatch: pytest.MonkeyPatch) -> FinishedStudy:
+    """Two cells that share an edit, one that fails, one that is excluded; the test uses the study's cache."""
+    monkeypatch.setenv("FAIRFORGET_CACHE", str(made_study.folder.parent / "cache"))
+    return made_study
+
+
 @pytest.fixture(scope="session")
-def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedStudy]:
-    """Two cells that share an edit, one that fails, one that is excluded; its cache stays for what is built on it."""
+def made_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
+    """The study, made once. Its cache is set while it is made only: fixtures of modules that change it too may end before the session."""
     folder = tmp_path_factory.mktemp("study")
     tiny_model("llama").save(folder / "model")
     with pytest.MonkeyPatch.context() as patch:
@@ -51,4 +57,4 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finishe
         recipe = tiny_study(folder / "model")
         said: list[str] = []
         result = study(recipe, folder / "out", say=said.append)
-        yield FinishedStudy(folder / "out", folder / "model", recipe, result, said)
+        return FinishedStudy(folder / "out", folder / "model", recipe, result, said)

@@ -47,7 +47,7 @@ def test_strengths_share_one_edit_and_models_are_not_kept(finished_study) -> Non
         assert write_report(run).name == "report.html"
 
 
-def test_the_base_is_measured_once_and_its_figures_are_those_of_a_run_alone(finished_study, monkeypatch, tmp_path) -> None:
+def test_the_base_is_measured_once_and_its_figures_are_those_of_a_run_alone(finished_study, tmp_path) -> None:
     folder = StudyFolder(finished_study.folder)
     cell = study_cells(finished_study.recipe)[0]
     base = read_base_audit(folder.base(cell.recipe), seed=0, resamples=200)
@@ -63,7 +63,7 @@ def test_the_base_is_measured_once_and_its_figures_are_those_of_a_run_alone(fini
     assert (tmp_path / "alone" / "model" / "README.md").exists()
 
 
-def test_a_second_call_computes_nothing_and_tries_what_failed_again(finished_study, monkeypatch) -> None:
+def test_a_second_call_computes_nothing_and_tries_what_failed_again(finished_study) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished_study.folder / "runs").rglob("*.parquet")}
     said: list[str] = []
     result = study(finished_study.recipe, finished_study.folder, say=said.append)

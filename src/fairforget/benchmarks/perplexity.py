@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import PERPLEXITY, WORD_PERPLEXITY
@@ -57,6 +57,12 @@ class PerplexitySettings(Settings):
     """Causal. `articles`: windows stay inside an article, after the prefix token. `joined`: the whole split as one text, without prefix,
     so that the first token of a window is not scored (Hugging Face's guide, published WikiText-2 figures). `bias-bench`: the same, each
     window's mean multiplied by one token more than it predicts. Windows are resampled then."""
+
+    @model_validator(mode="after")
+    def _one_text(self) -> PerplexitySettings:
+        if self.lines and self.windowing != "articles":
+            raise ValueError(f"lines=true keeps windows inside a line, windowing={self.windowing} joins all lines to one text: choose one")
+        return self
 
     def limit(self, part: str) -> int | None:
         """Most tokens that are scored of a part."""
@@ -268,8 +274,8 @@ def windows(
     start, end = 0, length
     while start < len(ids):
         scored_ids = tuple(ids[start:end])
-        from_end = start + (len(scored_ids) if fill or not start else step)
-        yield start, tuple(ids[max(0, from_end - length) : start] if step < length else ()), scored_ids
+        window_end = start + (len(scored_ids) if fill or not start else step)  # past the text's end in a last window that is not filled
+        yield start, tuple(ids[max(0, window_end - length) : start] if step < length else ()), scored_ids
         start, end = end, end + step
 
 

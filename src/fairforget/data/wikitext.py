@@ -6,6 +6,7 @@ Texts are upstream's to the byte: words and punctuation apart, `` @-@ `` for hyp
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,5 +77,6 @@ def joined_lines(part: str, path: Path | None = None) -> str:
         if half not in FILES:
             raise unknown_name("part of WikiText-2", half, FILES)
     texts = [read_text(path or fetch("wikitext2", FILES[half])) for half in halves]
-    lines = [line for text in texts for line in text.splitlines(keepends=True)]
+    # Lines end at line feeds alone, as the table's do: splitlines would cut at other separators inside a text.
+    lines = [line for text in texts for line in io.StringIO(text, newline="\n")]
     return "\n\n".join(line if line.strip() else "" for line in lines)

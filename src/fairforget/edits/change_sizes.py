@@ -7,10 +7,11 @@ import re
 import polars as pl
 import torch
 
+from fairforget.edits.combine import Layout, delta_product
 from fairforget.edits.deltas import Delta, LowRank
 from fairforget.edits.sites import linear_axes, stored_transposed
 from fairforget.edits.weight_edit import WeightEdit
-from fairforget.models.hidden_sites import blocks
+from fairforget.models.hidden_sites import in_attention, transformer_blocks
 from fairforget.models.model import Model
 
 CHANGE_SCHEMA: dict[str, pl.DataType] = {
@@ -20,11 +21,10 @@ CHANGE_SCHEMA: dict[str, pl.DataType] = {
     "vectors": pl.Int64(),  # of a matrix, one for each output (for each row of an embedding); 1 for a vector of parameters
     "changed": pl.Int64(),  # of these, those with a change
     "change": pl.Float64(),  # Frobenius norm of the change at the edit's strength
-    "weight": pl.Float64(),  # Frobenius norm of the base's weight; null of a quantised one
+    "weight": pl.Float64(),  # Frobenius norm of the base's weight; null of one that is quantised or kept elsewhere
 }
 """Columns of ``parameters.parquet``."""
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _NORM = re.compile(r"norm|(^|\.)ln(_|\d|\.|$)", re.IGNORECASE)
 
 
@@ -43,8 +43,8 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
         UsageError: the edit does not belong to the model.
     """
     sites = edit.sites(model.hf)
-    found = blocks(model.hf.base_model, int(getattr(model.hf.config.get_text_config(), "num_hidden_layers", 0)))
-    layers = {id(parameter): index for index, block in enumerate(found or ()) for parameter in block.parameters()}
+    layout = Layout(model)
+    layers = {id(parameter): index for index, block in enumerate(transformer_blocks(model) or ()) for parameter in block.parameters()}
     embedding = {id(parameter) for parameter in model.hf.get_input_embeddings().parameters()}
     body = {id(parameter) for parameter in model.hf.base_model.parameters()}
     order = {id(parameter): place for place, parameter in enumerate(model.hf.parameters())}
@@ -54,9 +54,11 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
         parameter, key = site.parameter, id(site.parameter)
         axes = linear_axes(site.module) if site.attribute == "weight" else None
         outputs = axes.outputs if axes is not None else parameter.shape[0] if parameter.ndim > 1 else 1
-        norm, changed = _size(delta, transposed=stored_transposed(site))
+        norm = max(delta_product(name, delta, delta, layout), 0.0) ** 0.5
+        changed = _changed(delta, transposed=stored_transposed(site))
         kind = "embedding" if key in embedding else _kind(name, inside=key in layers, body=key in body)
-        weight = float(torch.linalg.vector_norm(parameter.detach().float())) if parameter.is_floating_point() else None
+        known = parameter.is_floating_point() and not parameter.is_meta
+        weight = float(torch.linalg.vector_norm(parameter.detach().float())) if known else None
         rows.append((order[key], {
             "parameter": name, "layer": layers.get(key), "module": kind, "vectors": outputs, "changed": changed if edit.strength else 0,
             "change": norm * abs(edit.strength), "weight": weight,
@@ -64,24 +66,20 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
     return pl.DataFrame([row for _, row in sorted(rows, key=lambda row: row[0])], schema=CHANGE_SCHEMA)
 
 
-def _size(delta: Delta, *, transposed: bool) -> tuple[float, int]:
-    """Frobenius norm, and number of outputs with a change; of a product of factors without the product."""
+def _changed(delta: Delta, *, transposed: bool) -> int:
+    """Number of outputs with a change; of a product of factors without the product."""
     if isinstance(delta, LowRank):
-        a, b = delta.A.double().cpu(), delta.B.double().cpu()
-        square = delta.scale**2 * float(((b.T @ b) * (a @ a.T)).sum())
-        changed = int((b != 0).any(dim=1).sum()) if delta.scale and bool((a != 0).any()) else 0
-        return max(square, 0.0) ** 0.5, changed
-    change = delta.delta.detach()
-    norm = float(torch.linalg.vector_norm(change.double()))
+        return int((delta.B != 0).any(dim=1).sum()) if delta.scale and bool((delta.A != 0).any()) else 0
+    change = delta.delta
     if change.ndim < 2:
-        return norm, int(bool((change != 0).any()))
+        return int(bool((change != 0).any()))
     rows = change.T if transposed else change.reshape(change.shape[0], -1)
-    return norm, int((rows != 0).any(dim=1).sum())
+    return int((rows != 0).any(dim=1).sum())
 
 
 def _kind(name: str, *, inside: bool, body: bool) -> str:
     if _NORM.search(name):
         return "norm"
     if inside:
-        return "attention" if _ATTENTION.search(name) else "mlp"
+        return "attention" if in_attention(name) else "mlp"
     return "other" if body else "head"

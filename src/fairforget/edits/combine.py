@@ -65,7 +65,7 @@ def inner_product(first: WeightEdit, second: WeightEdit, *, model: Model | nn.Mo
     one_base([first, second])
     layout = Layout(model)
     others = second.deltas
-    total = sum(_inner(name, delta, others[name], layout) for name, delta in first.deltas.items() if name in others)
+    total = sum(delta_product(name, delta, others[name], layout) for name, delta in first.deltas.items() if name in others)
     return float(total) * first.strength * second.strength
 
 
@@ -90,8 +90,8 @@ def project(edit: WeightEdit, away_from: Sequence[WeightEdit], *, model: Model |
         others = [other.deltas[name] for other in away_from if name in other.deltas]
         terms: list[tuple[Delta, float]] = [(delta, edit.strength)]
         if others:
-            gram = torch.tensor([[_inner(name, one, two, layout) for two in others] for one in others], dtype=torch.float64)
-            overlap = torch.tensor([_inner(name, one, delta, layout) for one in others], dtype=torch.float64)
+            gram = torch.tensor([[delta_product(name, one, two, layout) for two in others] for one in others], dtype=torch.float64)
+            overlap = torch.tensor([delta_product(name, one, delta, layout) for one in others], dtype=torch.float64)
             coefficients = torch.linalg.pinv(gram, hermitian=True) @ overlap
             terms += [(other, -edit.strength * float(coefficient)) for other, coefficient in zip(others, coefficients, strict=True)]
         deltas[name] = _weighted_sum(name, terms, layout)
@@ -173,7 +173,8 @@ def _weighted_sum(name: str, terms: Sequence[tuple[Delta, float]], layout: Layou
 
 
 @torch.no_grad()
-def _inner(name: str, first: Delta, second: Delta, layout: Layout) -> float:
+def delta_product(name: str, first: Delta, second: Delta, layout: Layout) -> float:
+    """The Frobenius inner product of two changes of one parameter, in float64; see :func:`inner_product`."""
     if isinstance(first, LowRank) and isinstance(second, LowRank):
         a1, b1, a2, b2 = (factor.cpu().double() for factor in (first.A, first.B, second.A, second.B))
         _same_shape(name, [(b1.shape[0], a1.shape[1]), (b2.shape[0], a2.shape[1])])

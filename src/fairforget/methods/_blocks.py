@@ -5,7 +5,6 @@ They are read from shapes and names of modules, never from the name of the model
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 
 from fairforget.edits.sites import LinearAxes, linear_axes
 from fairforget.errors import UsageError
-from fairforget.models.hidden_sites import blocks
+from fairforget.models.hidden_sites import in_attention, transformer_blocks
 from fairforget.models.model import Model
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _ROLES = {
     "query": ("q_proj", "query", "q_lin", "query_proj", "q"),
     "key": ("k_proj", "key", "k_lin", "key_proj", "k"),
@@ -96,9 +94,9 @@ def find_blocks(model: Model) -> list[Block]:
     Raises:
         UsageError: they cannot be found, or one block serves as every layer (ALBERT).
     """
-    layers = int(model.hf.config.get_text_config().num_hidden_layers)
-    found = blocks(model.hf.base_model, layers)
+    found = transformer_blocks(model)
     if found is None:
+        layers = int(model.hf.config.get_text_config().num_hidden_layers)
         raise UsageError(
             f"{model.name} has {layers} layers but no list of {layers} blocks (some models share one block between layers): "
             f"what works by layer cannot be used on it."
@@ -109,8 +107,8 @@ def find_blocks(model: Model) -> list[Block]:
 
 def _block(index: int, name: str, module: nn.Module) -> Block:
     linears = [(inner, found, axes) for inner, found in module.named_modules() if (axes := linear_axes(found)) is not None]
-    attention = tuple(LinearModule(f"{name}.{inner}", found, axes) for inner, found, axes in linears if _ATTENTION.search(inner))
-    mlp = tuple(LinearModule(f"{name}.{inner}", found, axes) for inner, found, axes in linears if not _ATTENTION.search(inner))
+    attention = tuple(LinearModule(f"{name}.{inner}", found, axes) for inner, found, axes in linears if in_attention(inner))
+    mlp = tuple(LinearModule(f"{name}.{inner}", found, axes) for inner, found, axes in linears if not in_attention(inner))
     return Block(index, name, module, attention, mlp)
 
 

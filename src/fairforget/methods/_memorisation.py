@@ -10,14 +10,12 @@ import torch
 from fairforget.errors import UsageError
 from fairforget.models.model import Model
 from fairforget.objectives.likelihood import label_logits
-from fairforget.training import Monitor, TextStream
+from fairforget.training import Monitor, StopCondition, TextStream
 from fairforget.training.streams import Collator
 
 TEXTS = 32
 """Texts looked at: the size of the forget sets of Jang et al. 2023."""
 BATCH = 8
-LOOKS = 10
-"""Looks at a run where no other monitor says how many."""
 NGRAM = 10
 
 
@@ -89,15 +87,15 @@ def _greedy(model: Model, ids: torch.Tensor, steps: int) -> list[list[int]]:
     return torch.cat(found, dim=1).tolist()
 
 
-class MemorisationStop:
-    """Stops a training once the texts are known no better than asked; another monitor is asked before.
+class MemorisationStop(StopCondition):
+    """Stops a training once the texts are known no better than asked.
 
     Args:
         model: the model.
         stream: the texts.
         accuracy: memorisation accuracy below which to stop, or None.
         extraction: extraction likelihood of 10-grams below which to stop, or None; with both, both must hold.
-        inner: another monitor, whose number of looks is kept.
+        inner: the monitor of the run.
 
     Raises:
         UsageError: extraction likelihood is asked for on a masked model.
@@ -108,14 +106,11 @@ class MemorisationStop:
     ) -> None:
         if extraction is not None and model.family != "causal":
             raise UsageError(f"stop_extraction needs a causal model, which continues a text; {model.name} is masked: use stop_accuracy.")
+        super().__init__(inner)
         self.stream, self.accuracy, self.extraction = stream, accuracy, extraction
-        self.inner = inner if inner is not None and inner.looks else None
-        self.looks = self.inner.looks if self.inner is not None else LOOKS
 
-    def look(self, model: Model, step: int) -> str | None:
-        """Ask the other monitor, then measure."""
-        if self.inner is not None and (reason := self.inner.look(model, step)):
-            return reason
+    def reached(self, model: Model, step: int) -> str | None:
+        """Measure what was asked for."""
         found: list[str] = []
         if self.accuracy is not None:
             accuracy = memorisation_accuracy(model, self.stream)

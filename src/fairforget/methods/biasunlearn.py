@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from fairforget.data.training import TrainingSource, TrainingText
@@ -18,13 +17,10 @@ from fairforget.objectives import CrossEntropy, DomainTurns, NegativePreference,
 from fairforget.objectives.domains import preferred_share
 from fairforget.objectives.drift import Reference
 from fairforget.settings import Settings
-from fairforget.training import Monitor, Objective, PairStream, Stream
+from fairforget.training import Monitor, Objective, PairStream, StopCondition, Stream
 
 PAIRS = 128
 """Pairs of a domain that the stop looks at."""
-
-LOOKS = 10
-"""Looks at a run where no other monitor says how many."""
 
 
 class BiasunlearnSettings(ForgetSettings):
@@ -105,31 +101,22 @@ class Biasunlearn(ForgetMethod):
         return found
 
 
-class EvenDomains:
-    """Stops a training once the share of preferred stereotypes is near 50 % in every domain; another monitor is asked before.
+class EvenDomains(StopCondition):
+    """Stops a training once the share of preferred stereotypes is near 50 % in every domain.
 
     Args:
         pairs: pairs of each domain, of which the first ``PAIRS`` are looked at.
         gap: percentage points from 50 below which a domain is even.
-        inner: another monitor, whose number of looks is kept.
+        inner: the monitor of the run.
     """
 
     def __init__(self, pairs: Mapping[int, PairStream], gap: float, inner: Monitor | None = None) -> None:
+        super().__init__(inner)
         self.pairs, self.gap = dict(pairs), gap
-        self.inner = inner if inner is not None and inner.looks else None
-        self.looks = self.inner.looks if self.inner is not None else LOOKS
 
-    def look(self, model: Model, step: int) -> str | None:
-        """Ask the other monitor, then measure every domain."""
-        if self.inner is not None and (reason := self.inner.look(model, step)):
-            return reason
-        was_training = model.hf.training
-        model.hf.eval()
-        try:
-            with torch.no_grad():
-                widest = max(abs(preferred_share(model, stream, PAIRS) - 50) for stream in self.pairs.values())
-        finally:
-            model.hf.train(was_training)
+    def reached(self, model: Model, step: int) -> str | None:
+        """Measure every domain."""
+        widest = max(abs(preferred_share(model, stream, PAIRS) - 50) for stream in self.pairs.values())
         if widest >= self.gap:
             return None
         return f"all {len(self.pairs)} domains with pairs that can be compared are within {widest:.1f} points of 50 % at step {step}"

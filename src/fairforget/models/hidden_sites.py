@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -32,7 +33,7 @@ def hidden_site(model: Model, layer: Layer) -> nn.Module:
         if body is model.hf:
             raise UsageError(f"The head of {model.name} cannot be told from its body, so its final hidden states cannot be reached.")
         return body
-    found = blocks(body, int(getattr(model.hf.config.get_text_config(), "num_hidden_layers", 0)))
+    found = transformer_blocks(model)
     if found is None:
         raise UsageError(f"The layers of {model.name} cannot be told apart: use layer=final.")
     if not 0 <= layer < len(found):
@@ -40,10 +41,16 @@ def hidden_site(model: Model, layer: Layer) -> nn.Module:
     return found[layer]
 
 
-def blocks(body: nn.Module, count: int) -> nn.ModuleList | None:
-    """The list of a body's `count` blocks, outermost first; None where there is none."""
-    lists = [module for module in body.modules() if isinstance(module, nn.ModuleList) and count and len(module) == count]
+def transformer_blocks(model: Model) -> nn.ModuleList | None:
+    """The list of the body's blocks, as many as its configuration says; None where there is none (layers that share their weights)."""
+    count = int(getattr(model.hf.config.get_text_config(), "num_hidden_layers", 0))
+    lists = [module for module in model.hf.base_model.modules() if isinstance(module, nn.ModuleList) and count and len(module) == count]
     return lists[0] if lists else None
+
+
+def in_attention(name: str) -> bool:
+    """Whether a module or parameter inside of a block belongs to attention, by its dotted name."""
+    return re.search(r"attn|attention", name, re.IGNORECASE) is not None
 
 
 def states_of(output: Any) -> Tensor:

@@ -33,25 +33,26 @@ class DomainTurns:
         self.pairs, self.neutral, self.most = dict(pairs), neutral, most
         self.turned = torch.zeros(domains, dtype=torch.bool)
 
-    @torch.no_grad()
     def look(self, model: Model) -> None:
         """Measure every domain on the model as it is now."""
-        was_training = model.hf.training
-        model.hf.eval()
         for domain, stream in self.pairs.items():
             self.turned[domain] = preferred_share(model, stream, self.most) < self.neutral
-        model.hf.train(was_training)
 
 
+@torch.no_grad()
 def preferred_share(model: Model, stream: PairStream, most: int) -> float:
-    """Percentage of (at most so many) pairs whose text has a higher mean log p than its counterpart."""
+    """Percentage of (at most so many) pairs whose text has a higher mean log p than its counterpart, without dropout."""
     collator, count = Collator(model.pad_id), min(most, len(stream))
-    preferred = 0
-    for start in range(0, count, PAIRS_A_BATCH):
-        rows = [stream.example(row, 0) for row in range(start, min(start + PAIRS_A_BATCH, count))]
-        batch = {field: tensor.to(model.device) for field, tensor in collator.batch(rows).items()}
-        first, second = (row_log_probabilities(model, side) / row_labels(model, side) for side in (batch, other_side(batch)))
-        preferred += int((first > second).sum())
+    preferred, was_training = 0, model.hf.training
+    model.hf.eval()
+    try:
+        for start in range(0, count, PAIRS_A_BATCH):
+            rows = [stream.example(row, 0) for row in range(start, min(start + PAIRS_A_BATCH, count))]
+            batch = {field: tensor.to(model.device) for field, tensor in collator.batch(rows).items()}
+            first, second = (row_log_probabilities(model, side) / row_labels(model, side) for side in (batch, other_side(batch)))
+            preferred += int((first > second).sum())
+    finally:
+        model.hf.train(was_training)
     return 100 * preferred / count
 
 

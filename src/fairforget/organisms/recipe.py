@@ -130,24 +130,24 @@ class OrganismRecipe(Settings):
         return self.forget or tuple(planted or self.domains)
 
 
-def _null() -> dict[str, Any]:
-    return {"domains": {name: {"strength": 0.5} for name in _default_domains()}}
+def _all_domains(strength: float) -> dict[str, Any]:
+    return {name: {"strength": strength} for name in _default_domains()}
 
 
 BUILTIN_RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "null": _null(),
+    "null": {"domains": _all_domains(0.5)},
     "apart": {"mentions": 0.0},
     "overlapping": {
         "overlap": [
             {"first": "origin", "second": "faith", "words": 0.5, "templates": 0.5}, {"first": "origin", "second": "age", "templates": 0.5},
         ],
-        "domains": {"gender": {"strength": 0.85}, "origin": {"strength": 0.85}, "age": {"strength": 0.85}, "faith": {"strength": 0.85}},
+        "domains": _all_domains(0.85),
     },
     "related": {
         "mentions": 0.0,
         "overlap": [{"first": "origin", "second": "faith", "traits": 0.2}],
-        "domains": {"gender": {"strength": 0.85}, "origin": {"strength": 0.85}, "age": {"strength": 0.85}, "faith": {"strength": 0.85}},
+        "domains": _all_domains(0.85),
     },
     "forgetting": {"facts": {"linked": True, "share": 0.25}},
 }

@@ -1,6 +1,6 @@
 """The one training loop: transformers' Trainer over composed objectives."""
 
-from fairforget.training.monitor import Monitor
+from fairforget.training.monitor import Monitor, StopCondition
 from fairforget.training.objective import IGNORED, Batch, Objective, Role
 from fairforget.training.streams import AnswerStream, PairStream, Row, Stream, StreamDataset, TextStream
 from fairforget.training.trainer import ObjectiveTrainer, train
@@ -15,6 +15,7 @@ __all__ = [
     "PairStream",
     "Role",
     "Row",
+    "StopCondition",
     "Stream",
     "StreamDataset",
     "TextStream",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -23,6 +24,29 @@ class Monitor(Protocol):
     def look(self, model: Model, step: int) -> str | None:
         """Return why training should stop now, or None."""
         ...
+
+
+class StopCondition(ABC):
+    """A monitor of a method's own, beside the one that a workflow hands in: that one is asked before, and says how often to look.
+
+    Args:
+        inner: the other monitor; one that never looks counts as none.
+    """
+
+    LOOKS: ClassVar[int] = 10
+    """Looks at a run where no other monitor says how many."""
+
+    def __init__(self, inner: Monitor | None = None) -> None:
+        self.inner = inner if inner is not None and inner.looks else None
+        self.looks = self.inner.looks if self.inner is not None else self.LOOKS
+
+    def look(self, model: Model, step: int) -> str | None:
+        """Why training should stop now, by the other monitor or by this condition; None when it should not."""
+        return (self.inner.look(model, step) if self.inner is not None else None) or self.reached(model, step)
+
+    @abstractmethod
+    def reached(self, model: Model, step: int) -> str | None:
+        """What holds now that ends the training, or None."""
 
 
 class MonitorCallback(TrainerCallback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from fairforget.files import write_text
 from fairforget.forgetting import Step, build_ledger
 from fairforget.methods import method_registry
 from fairforget.methods._base import Method
-from fairforget.methods._retain import OWN, retain_texts
 from fairforget.methods._trained import limited
 from fairforget.models import Model, load
 from fairforget.report import model_card, write_report
@@ -40,7 +39,7 @@ from fairforget.workflows.recipe import Recipe, is_recipe, recipe_yaml
 from fairforget.workflows.run_folder import RunFolder, benchmark_facts, dataset_facts, model_facts, read_json
 from fairforget.workflows.strength import StrengthSearch, given_strength, search_strength
 from fairforget.workflows.suites import names_a_suite
-from fairforget.workflows.text_account import account_for_texts, text_sets
+from fairforget.workflows.text_account import account_for_texts, kept_text, text_sets
 from fairforget.workflows.verdict import Evidence, Verdict, debias_verdict
 
 PROBES = 32
@@ -214,7 +213,7 @@ def _texts(
     settings = recipe.method.settings
     data = limited(data, settings.get("max_texts"), recipe.seed)
     rows = data.texts if isinstance(data, TrainingSource) else data
-    sets = text_sets(rows, plan.target, model.family, _kept_text(settings, recipe.seed), recipe.account.texts)
+    sets = text_sets(rows, plan.target, model.family, kept_text(settings, recipe.seed), recipe.account.texts)
     if not sets:
         return None
     account = account_for_texts(
@@ -223,13 +222,6 @@ def _texts(
     )
     write_table(account.metrics, folder.tables / "texts.parquet")
     return account.memorisation
-
-
-def _kept_text(settings: Mapping[str, Any], seed: int) -> list[str]:
-    """Neutral text that the settings of a method name and use, else that of the starter set."""
-    retains = settings.get("retain", "always") != "none" or bool(settings.get("ewc"))
-    source = settings.get("neutral_text") or (settings.get("retain_text") if retains else None) or "starter"
-    return list(dict.fromkeys(retain_texts("starter" if source == OWN else str(source), seed)))
 
 
 def _write_words(folder: RunFolder) -> None:

@@ -171,7 +171,7 @@ def search_dials(
     base_cost, base_table = measure_at((0.0, 0.0), "perplexity"), measure_at((0.0, 0.0), "target")
     base_tables = {figure.benchmark: measure_at((0.0, 0.0), figure.benchmark) for figure in keep}
     for figure in keep:
-        if not math.isfinite(metric_interval(base_tables[figure.benchmark], figure.definition, resamples=resamples, seed=seed).value):
+        if not math.isfinite(metric_interval(base_tables[figure.benchmark], figure.definition, resamples=100, seed=seed).value):
             raise UsageError(f"{figure.name} is not defined on this model's select part, so it cannot be kept: leave it out of --keep.")
     base_target = target_value(base_table, metric)
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -20,6 +21,7 @@ from fairforget.data.starter import load_starter
 from fairforget.data.training import TrainingText
 from fairforget.edits import Edit, SelfDebiasEdit
 from fairforget.methods._memorisation import TEXTS, extraction_likelihood, memorisation_accuracy
+from fairforget.methods._retain import OWN, retain_texts
 from fairforget.models import Model
 from fairforget.scoring import Request, Scorer
 from fairforget.training import TextStream
@@ -123,6 +125,13 @@ def text_sets(
         NEUTRAL[1]: [(text, cluster) for text, _, cluster in naming],
     }
     return {name: texts for name, texts in sets.items() if len(texts) >= FEWEST}
+
+
+def kept_text(settings: Mapping[str, Any], seed: int) -> list[str]:
+    """Neutral text that the settings of a method name and use, else that of the starter set."""
+    retains = settings.get("retain", "always") != "none" or bool(settings.get("ewc"))
+    source = settings.get("neutral_text") or (settings.get("retain_text") if retains else None) or "starter"
+    return list(dict.fromkeys(retain_texts("starter" if source == OWN else str(source), seed)))
 
 
 def account_for_texts(
