@@ -244,5 +244,5 @@ def test_no_edit_within_the_budget_is_said(debias):
     (debias / "run.json").write_text(json.dumps(record | {"strength": 0.0}), encoding="utf-8")
     rewrite(debias / "tables" / "strength.parquet", chosen=pl.col("strength") == 0)
     visible = Page(write_report(debias).read_text(encoding="utf-8")).visible
-    assert "It took none : the model is left as it was." in visible
+    assert "None was taken: the model is left as it was." in visible
     assert "left as it was by fairforget" in model_card(debias)

@@ -172,9 +172,10 @@ def cost_chart(rows: Sequence[dict[str, Any]], budget_percent: float | None, cho
             y=y, **_two_marks("budget", ["within budget", "over budget"], "var(--limit)", "cross")
         ),
     ]
+    in_right_half = _in_right_half(chosen, rows)
     if budget_percent is not None:
-        marks += _budget_line(budget_percent)
-    return specification(alt.layer(*marks, *_chosen_line(chosen)), 260)
+        marks += _budget_line(budget_percent, left=in_right_half)
+    return specification(alt.layer(*marks, *_chosen_line(chosen, left=in_right_half)), 260)
 
 
 @unvalidated
@@ -213,7 +214,7 @@ def target_chart(rows: Sequence[dict[str, Any]], chosen: float | None, unit: str
         chart.mark_line(strokeWidth=1.5, strokeOpacity=0.6).encode(y=y, color=encodings["color"], detail="curve:N"),
         chart.mark_rule(color="var(--after)", strokeWidth=2).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
         chart.mark_point(filled=True, opacity=1, size=80).encode(y=y, **encodings),
-        *_chosen_line(chosen),
+        *_chosen_line(chosen, left=_in_right_half(chosen, rows)),
     ]
     return specification(alt.layer(*marks), 260)
 
@@ -252,18 +253,19 @@ def reference_line(position: float, axis: str = "x") -> alt.Chart:
     return rule.encode(x=alt.X("reference:Q")) if axis == "x" else rule.encode(y=alt.Y("reference:Q"))
 
 
-def _budget_line(percent: float) -> list[alt.Chart]:
-    """A dashed line with its name at its right end."""
+def _budget_line(percent: float, *, left: bool) -> list[alt.Chart]:
+    """A dashed line with its name at one end."""
     import altair as alt
 
     data = alt.Chart(alt.InlineData(values=[{"reference": percent, "name": f"budget {percent:g} %"}]))
     y = alt.Y("reference:Q")
-    name = data.mark_text(align="right", dy=-8, color="var(--limit)", fontSize=12, fontWeight=600)
-    name = name.encode(text="name:N", x=alt.value("width"), y=y)
+    name = data.mark_text(align="left" if left else "right", dx=4 if left else 0, dy=-8, color="var(--limit)", fontSize=12, fontWeight=600)
+    name = name.encode(text="name:N", x=alt.value(0 if left else "width"), y=y)
     return [data.mark_rule(strokeDash=[7, 4], strokeWidth=2, color="var(--limit)").encode(y=y), name]
 
 
-def _chosen_line(chosen: float | None) -> list[alt.Chart]:
+def _chosen_line(chosen: float | None, *, left: bool) -> list[alt.Chart]:
+    """A line at the strength that was taken, with its name on one side of it."""
     import altair as alt
 
     if chosen is None:
@@ -272,17 +274,25 @@ def _chosen_line(chosen: float | None) -> list[alt.Chart]:
     rule = data.mark_rule(strokeWidth=1.5, color="var(--ink)").encode(x=alt.X("reference:Q"))
     return [
         rule,
-        data.mark_text(align="right", dx=-5, dy=8, color="var(--ink)", fontSize=12, fontWeight=600).encode(
-            text="name:N", x=alt.X("reference:Q"), y=alt.value(0)
-        ),
+        data.mark_text(
+            align="right" if left else "left", dx=-5 if left else 5, dy=8, color="var(--ink)", fontSize=12, fontWeight=600,
+        ).encode(text="name:N", x=alt.X("reference:Q"), y=alt.value(0)),
     ]
+
+
+def _in_right_half(chosen: float | None, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the chosen strength has room for its name on the left of its line; the name of the budget then goes to the left end."""
+    return chosen is None or chosen > _highest(rows) / 2
+
+
+def _highest(rows: Sequence[dict[str, Any]]) -> float:
+    return max([row["strength"] for row in rows], default=1.0) or 1.0
 
 
 def _strength_axis(rows: Sequence[dict[str, Any]]) -> alt.X:
     import altair as alt
 
-    highest = max([row["strength"] for row in rows], default=1.0) or 1.0
-    scale = alt.Scale(domain=[0, highest], nice=False, padding=10)
+    scale = alt.Scale(domain=[0, _highest(rows)], nice=False, padding=10)
     return alt.X("strength:Q", title="strength of the edit", scale=scale, axis=alt.Axis(tickCount=6))
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 OUTSIDE = "outside"
 """How parameters in no transformer block are called."""
 
+MOST_TICKS = 16
+"""Layers that are named on the axis of the chart."""
+
 
 def text_section(table: pl.DataFrame | None, memorisation: dict[str, list[float]], figures: Figures) -> dict[str, Any] | None:
     """Likelihood of every set of texts before and after, and how well the training texts are known by heart.
@@ -64,8 +67,8 @@ def change_section(table: pl.DataFrame | None, figures: Figures) -> dict[str, An
     known = [row for row in rows if number_words.is_number(row["relative"])]
     most = max(known, key=lambda row: row["relative"], default=None)
     said = "" if most is None else (
-        f"The largest relative change is {most['relative']:.2g}: {most['module']}"
-        + ("." if most["layer"] is None else f" in {most['place']}.")
+        f"The largest relative change is {most['relative']:.2g} ({most['module']}"
+        + (")." if most["layer"] is None else f", {most['place']}).")
     )
     chart = figures.add(change_chart(rows), f"Chart of the relative size of the change by layer and kind of module. {said}")
     return {"rows": rows, "figures": [chart] if chart else [], "said": said}
@@ -90,11 +93,13 @@ def change_chart(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     ]
     if len({value["layer"] for value in values}) < 2:
         return None
+    layers = sorted({int(value["layer"]) for value in values})
+    ticks = layers[:: -(-len(layers) // MOST_TICKS)]
     kinds = list(dict.fromkeys(value["module"] for value in values))
     colours = ["var(--after)", "var(--before)", "var(--limit)", "var(--muted)"][: len(kinds)]
     legend = alt.Legend(title=None)
     chart = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d")),
+        x=alt.X("layer:Q", title="layer", axis=alt.Axis(values=ticks, format="d")),
         y=alt.Y("relative:Q", title="size of the change over size of the weights", scale=alt.Scale(zero=True, nice=True)),
         color=alt.Color("module:N", scale=alt.Scale(domain=kinds, range=colours), legend=legend),
         shape=alt.Shape("module:N", scale=alt.Scale(domain=kinds), legend=legend),
