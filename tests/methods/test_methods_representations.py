@@ -11,7 +11,7 @@ import torch
 from tiny import tiny_model
 
 from fairforget import methods
-from fairforget.data.training import TrainingText, training_source
+from fairforget.data.training import TrainingSource, TrainingText, training_source
 from fairforget.edits import Edit
 from fairforget.errors import UsageError
 from fairforget.methods._trained import Job
@@ -104,6 +104,13 @@ def test_ase_looks_at_causal_words_wherever_they_stand(tmp_path: Path) -> None:
     assert len(stream) == 1 and stream.example(0, 0)["labels"][len(model.prefix)] >= 0
 
 
+def test_ase_does_not_learn_from_what_it_is_measured_on(tmp_path: Path) -> None:
+    method, _ = made("Ase", tmp_path)
+    held_out = TrainingSource("winogender", (TrainingText("The nurse said that he was late.", (), "nurse"),), {})
+    with pytest.raises(UsageError, match="must not learn from them"):
+        method.fit(tiny_model("bert"), held_out)
+
+
 def test_pronouns_of_snippets_and_flips_are_predicted(tmp_path: Path) -> None:
     method, _ = made("Ase", tmp_path)
     model = tiny_model("bert")
@@ -115,8 +122,8 @@ def test_pronouns_of_snippets_and_flips_are_predicted(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_compared_are_not_split(tmp_path: Path) -> None:
-    for name in ("Adept", "Mabel"):
-        method, data = made(name, tmp_path, accumulation=2)
+    for name, settings in (("Adept", {}), ("Mabel", {}), ("ContextDebias", {"square_of_mean": True})):
+        method, data = made(name, tmp_path, accumulation=2, **settings)
         with pytest.raises(UsageError, match="cannot be split"):
             method.fit(tiny_model("bert"), data)
 

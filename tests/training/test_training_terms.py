@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -103,7 +104,28 @@ def test_a_term_of_the_parameters_needs_no_stream(tmp_path: Path) -> None:
     assert set(map(len, term.batches)) == {0}
 
 
-def test_a_loss_that_is_not_finite_gives_the_last_good_state_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_what_each_term_comes_to_is_logged_beside_their_sum(tmp_path: Path, accumulation: int, sam: float) -> None:
+    model = tiny_model("llama")
+    stream = TextStream(model, TEXTS)
+    terms = [CrossEntropy(1.0, "forget"), CrossEntropy(0.5, "retain"), OfTheHead()]
+    options = {"steps": 20, "learning_rate": 1e-3, "folder": tmp_path, "precision": "float32", "accumulation": accumulation, "sam": sam}
+    train(model, terms, StreamDataset({"forget": stream, "retain": stream}), batch_size=2, **options)
+    state = json.loads(next(tmp_path.glob("checkpoint-*/trainer_state.json")).read_text())
+    logged = [row for row in state["log_history"] if "loss" in row]
+    assert len(logged) == 5
+    for row in logged:
+        parts = {name: value for name, value in row.items() if name.startswith("loss_")}
+        assert list(parts) == ["loss_cross_entropy", "loss_cross_entropy_2", "loss_of_the_head"]
+        assert row["loss"] == pytest.approx(sum(parts.values()), rel=1e-4)
+        assert 0 < parts["loss_cross_entropy_2"] < parts["loss_cross_entropy"]
+
+
+@pytest.mark.parametrize(("steps", "good", "kept"), [(30, 17, 12), (31, 31, 24)], ids=["in the middle", "at the very end"])
+def test_a_loss_that_is_not_finite_gives_the_last_good_state_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, good: int, kept: int
+) -> None:
     model = tiny_model("llama")
     calls = 0
     usual = CrossEntropy.sum
@@ -111,11 +133,11 @@ def test_a_loss_that_is_not_finite_gives_the_last_good_state_back(tmp_path: Path
     def failing(self: CrossEntropy, model: Model, batch: Batch) -> Tensor:
         nonlocal calls
         calls += 1
-        return usual(self, model, batch) * (float("nan") if calls > 17 else 1.0)
+        return usual(self, model, batch) * (float("nan") if calls > good else 1.0)
 
     monkeypatch.setattr(CrossEntropy, "sum", failing)
-    outcome = run(tmp_path, CrossEntropy(1.0, "forget"), steps=30, model=model)
+    outcome = run(tmp_path, CrossEntropy(1.0, "forget"), steps=steps, model=model)
     assert "not finite" not in str(outcome["stopped"])
     assert "nan" in str(outcome["stopped"])
-    assert "the state of step 12 is kept" in str(outcome["stopped"])
+    assert f"the state of step {kept} is kept" in str(outcome["stopped"])
     assert all(bool(parameter.isfinite().all()) for parameter in model.hf.parameters())

@@ -8,7 +8,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from fairforget.data.swaps import Swapper
+from fairforget.data.training import TrainingSource
 from fairforget.data.words import PRONOUNS, find_word_list, group_words
+from fairforget.errors import UsageError
 from fairforget.methods._base import texts_of
 from fairforget.methods._spans.lexicon import LexiconFinder
 from fairforget.methods._trained import Job, TrainedMethod
@@ -34,7 +36,7 @@ class AseSettings(WordSettings):
     epochs: float = Field(1.0, gt=0, le=1000)
     """Passes over the snippets and their flips (ours; the released code makes 50, Collapsed Language Models 5)."""
     direction_weight: float = Field(1.0, ge=0)
-    """Weight of the stereotype words' product with the gender direction (released code)."""
+    """Weight of the stereotype words' product with the gender direction (released code, whose term is a sum over a batch: see the page)."""
     consolidation_weight: float = Field(0.5, ge=0)
     """Weight of Σ F (θ - θ₀)² (released code)."""
     fisher_texts: int = Field(64, ge=1)
@@ -49,13 +51,19 @@ class Ase(TrainedMethod):
 
     name: ClassVar[str] = "ase"
     summary: ClassVar[str] = "Predict pronouns evenly, keep stereotype words off the gender direction, hold what matters."
-    source: ClassVar[str] = "BERT-ASE as used by Xu et al. 2025 (arXiv 2410.04472); data and terms of its released code"
+    source: ClassVar[str] = "BERT-ASE, WSDM 2023 (Never Too Late to Learn), as used by Xu et al. 2025 (arXiv 2410.04472)"
     default_source: ClassVar[str] = "gap"
     settings_class: ClassVar[type[Settings]] = AseSettings
     settings: AseSettings
 
     def streams(self, job: Job) -> Mapping[str, Stream]:
-        """Snippets and their flips with pronouns to be predicted, and sentences with stereotype words."""
+        """Snippets and their flips with pronouns to be predicted, and sentences with stereotype words.
+
+        Raises:
+            UsageError: snippets of a set on which such methods are measured.
+        """
+        if isinstance(job.data, TrainingSource) and job.data.name == "winogender":
+            raise UsageError("ase is measured on Winogender's sentences and must not learn from them: train on gap.")
         settings = self.settings
         swapper = Swapper("gender")
         texts = [version for text in texts_of(job.data) for version in dict.fromkeys((text, swapper.swap(text)))]

@@ -36,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
     "dige-2024": {
         "scope": "sentence", "skip_zero_gradient": False, "special_tokens": False, "shuffle": False, "keep_partial": False,
+        "dropout": True,
         "learning_rate": 4e-4, "batch_size": 256, "epochs": 10, "share": 0.2,
     },
     "yu-2023": {

@@ -53,7 +53,7 @@ class EntailmentAlignment(Objective):
     """
 
     role: ClassVar[Role] = "forget"
-    in_batch: ClassVar[bool] = True
+    in_batch = True
 
     def __init__(self, weight: float = 1.0, stream: str = "forget", *, temperature: float = 0.05, align: float = 0.05) -> None:
         super().__init__(weight, stream)

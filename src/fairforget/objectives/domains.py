@@ -71,6 +71,11 @@ class Turned(Objective):
         super().__init__(inner.weight, inner.stream)
         self.inner, self.turns, self.second = inner, turns, second
 
+    @property
+    def label(self) -> str:
+        """As the term itself."""
+        return self.inner.label
+
     def prepare(self, model: Model) -> None:
         """As the term itself."""
         self.inner.prepare(model)

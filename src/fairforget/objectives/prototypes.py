@@ -89,7 +89,7 @@ class OrthogonalWords(_Prototyped):
         self, groups: Sequence[Stream], weight: float = 1.0, stream: str = "neutral", *, square_of_mean: bool = False
     ) -> None:
         super().__init__(groups, weight, stream)
-        self.square_of_mean = square_of_mean
+        self.square_of_mean = self.in_batch = square_of_mean
 
     def count(self, batch: Batch) -> int:
         """Number of rows."""
@@ -113,7 +113,7 @@ class EvenDistances(_Prototyped):
         radius: ρ.
     """
 
-    in_batch: ClassVar[bool] = True
+    in_batch = True
 
     def __init__(self, groups: Sequence[Stream], weight: float = 1.0, stream: str = "neutral", *, radius: float = 15.0) -> None:
         super().__init__(groups, weight, stream)
@@ -167,7 +167,7 @@ class LayersMatch(Objective):
 
 
 class OrthogonalToDirection(Objective):
-    """Mean over stereotype words of |⟨h, g⟩|, h their last state and g a unit vector from female to male words (ASE; Li et al. 2021).
+    """Mean over stereotype words of |⟨h, g⟩|, h their last state and g a unit vector from female to male words (BERT-ASE, WSDM 2023).
 
     g = Σ h(male words) - Σ h(female words), normalised, each list read as one text by the base; computed once and held.
 

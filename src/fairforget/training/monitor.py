@@ -117,10 +117,14 @@ class PassCallback(TrainerCallback):
 
 
 class FiniteLoss(TrainerCallback):
-    """Stops a run whose loss is no longer a number, before it is saved."""
+    """Stops a run whose loss is no longer a number, before it is saved; the last of the callbacks."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+        """Have the last steps logged too, however many there are: the Trainer saves what it ends with, in place of the last good state."""
+        control.should_log = control.should_log or control.should_training_stop or state.global_step >= state.max_steps
 
     def on_log(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeAlias
@@ -29,7 +30,7 @@ class Objective(ABC):
     """
 
     role: ClassVar[Role]
-    in_batch: ClassVar[bool] = False
+    in_batch: bool = False
     """Whether rows of a batch are compared with each other, so that a step must be one batch on one process."""
     module: nn.Module | None = None
     """Parameters of the term's own, made by :meth:`prepare`: trained with the model and thrown away after."""
@@ -53,6 +54,11 @@ class Objective(ABC):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Take back what :meth:`state` gave."""
+
+    @property
+    def label(self) -> str:
+        """Name of the term in logs."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @abstractmethod
     def count(self, batch: Batch) -> int:

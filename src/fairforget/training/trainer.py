@@ -41,35 +41,40 @@ class _Composition(nn.Module):
         self.wrapped = (model,)  # in a tuple: nn.Module would not hold it, and must not register the model twice
         self.objectives = tuple(objectives)
         self.terms = nn.ModuleList([objective.module for objective in objectives if objective.module is not None])
+        self.last: list[Tensor | None] = []  # what each term came to, weighted, in the last forward
 
     def forward(self, batches: dict[str, Batch], totals: Sequence[float]) -> Tensor:
         with contextlib.ExitStack() as steps:
             for objective in self.objectives:
                 steps.enter_context(objective.step(self.wrapped[0]))
             terms = [
-                objective.weight / total * objective.sum(self.wrapped[0], batch_of(objective, batches))
+                (objective.weight / total * objective.sum(self.wrapped[0], batch_of(objective, batches))).float() if total else None
                 for objective, total in zip(self.objectives, totals, strict=True)
-                if total
             ]
-        return torch.stack([term.float() for term in terms]).sum()
+        self.last = [None if term is None else term.detach() for term in terms]
+        return torch.stack([term for term in terms if term is not None]).sum()
 
 
 class ObjectiveTrainer(Trainer):
     """Trains the parameters that require gradient on a sum of objectives.
 
     Each term is its sum over all units of the accumulated batch and all processes divided by their count, so that 16 x 1 and 4 x 4 rows
-    give the same step. Under SAM too: its perturbation is by the gradient of the whole step.
+    give the same step. Under SAM too: its perturbation is by the gradient of the whole step. What is logged with the loss is each term's
+    part of it, as ``loss_`` and the term's name.
     """
 
     def __init__(self, model: Model, objectives: Sequence[Objective], **arguments: Any) -> None:
         self.composition_objectives = tuple(objectives)
-        super().__init__(model=_Composition(model, objectives), **arguments)  # type: ignore[arg-type]
+        self._composition = _Composition(model, objectives)
+        super().__init__(model=self._composition, **arguments)  # type: ignore[arg-type]
         # The loss below is already divided by the whole batch's count; the names of this switch differ over transformers' versions.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.average: ParameterAverage | None = None
         self._step_batches: list[Any] = []
         self._step_counts: Any = None
+        self._parts = torch.zeros(len(self.composition_objectives), device=self.args.device)  # of the loss, summed since they were logged
+        self._parts_steps = 0
         self._losses_before: list[Tensor] = []  # of the step's micro-batches at the weights themselves, where SAM takes two looks
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -88,12 +93,33 @@ class ObjectiveTrainer(Trainer):
         if self.accelerator.num_processes > 1:
             counts = self.accelerator.reduce(counts, "sum")
         self._step_batches, self._step_counts = batches, counts
+        self._parts_steps += 1
         return batches, counts
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of a micro-batch; the loss that is logged is that of the weights, also under SAM."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        return self._losses_before.pop(0) if self._losses_before else loss
+        if self._losses_before:
+            return self._losses_before.pop(0)
+        self._note_parts()
+        return loss
+
+    def _note_parts(self) -> None:
+        for place, part in enumerate(self._composition.last):
+            if part is not None:
+                self._parts[place] += part
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Log what each term came to beside their sum, a mean over the same steps."""
+        if "loss" in logs and self._parts_steps:
+            if len(self.composition_objectives) > 1:
+                parts: Any = self._parts
+                if self.accelerator.num_processes > 1:
+                    parts = self.accelerator.reduce(parts, "sum")
+                names = _distinct([objective.label for objective in self.composition_objectives])
+                logs.update({f"loss_{name}": part / self._parts_steps for name, part in zip(names, parts.tolist(), strict=True)})
+            self._parts, self._parts_steps = torch.zeros_like(self._parts), 0
+        super().log(logs, *arguments, **options)
 
     def ascend(self, perturbation: Perturbation) -> None:
         """Put a perturbation on by the gradient of the whole step: all its micro-batches, over all processes.
@@ -108,6 +134,7 @@ class ObjectiveTrainer(Trainer):
             for number, batch in enumerate(self._step_batches):
                 with contextlib.nullcontext() if number == last else self.accelerator.no_sync(model=model):
                     self._losses_before.append(super().training_step(model, batch, self._step_counts))
+                    self._note_parts()
         for objective, memory in zip(self.composition_objectives, memories, strict=True):
             objective.load_state(memory)
         perturbation.put_on(model.parameters())
@@ -364,6 +391,11 @@ def train(
         "stopped": stopped,
         "diverged": finite.reason is not None,
     }
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered from the second on where several are the same."""
+    return [name if name not in names[:place] else f"{name}_{names[:place].count(name) + 1}" for place, name in enumerate(names)]
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:
