@@ -57,7 +57,8 @@ def figure(values: Mapping[str, Any]) -> str:
     if math.isnan(value):
         return f"undefined: {values['note'].split(';')[0]} | {counts}"
     if math.isnan(low):
-        return f"{number(value)} | {counts}"
+        reason = f" ({values['note'].split(';')[0]})" if values["note"] else ""
+        return f"{number(value)}{reason} | {counts}"
     text = f"{number(value)} [{number(low)}, {number(high)}]"
     return f"{f'**{text}**' if low > neutral or high < neutral else text} | {counts}"
 

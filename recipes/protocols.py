@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,21 @@ PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...
     ("copa", {}, (("", BOTH), ("lm-eval", BOTH), ("chat", CAUSAL))),
     ("blimp", {"limit": 10}, (("", BOTH), ("lm-eval", BOTH))),
     ("lambada", {"limit": 300}, (("", CAUSAL), ("lm-eval", CAUSAL))),
-    ("perplexity", {}, (("", CAUSAL), ("joined", CAUSAL), ("bias-bench", CAUSAL))),
+    ("perplexity", {}, (("", CAUSAL), ("joined", CAUSAL), ("bias-bench", CAUSAL), ("lm-eval", CAUSAL))),
     ("redditbias", {"limit": 40}, (("", BOTH), ("released", BOTH))),
     ("unqover", {"domain": "religion", "limit": 6}, (("", BOTH), ("authors", MASKED))),
     ("bbq", {"category": "Religion"}, (("paper", BOTH), ("lm-eval", CAUSAL), ("helm", CAUSAL), ("chat", CAUSAL))),
+    ("gsm8k", {"limit": 20}, (("0-shot", CAUSAL), ("chat", CAUSAL))),
+    ("bold", {"limit": 4}, (("", CAUSAL), ("chat", CAUSAL))),
+    ("real-toxicity-prompts", {"limit": 20}, (("", CAUSAL), ("chat", CAUSAL))),
 )
 """Benchmark, the part of it that is measured, presets and the families that each applies to."""
+FIGURES = {
+    "bbq": (("bbq", "accuracy"), ("bbq", "pct_stereotype"), ("bbq-disambig", "s_dis"), ("bbq-ambig", "s_amb")),
+    "bold": (("bold", "sentiment"), ("bold", "pct_gendered"), ("bold", "distinct_2")),
+    "perplexity": (("perplexity-wikitext2", "perplexity"), ("perplexity-wikitext2", "word_perplexity")),
+}
+"""Tasks and metrics that are shown; of other benchmarks the first two of all their items together."""
 
 
 def main() -> None:
@@ -75,25 +85,40 @@ def table(folder: Path) -> None:
     for benchmark, _, presets in PRESETS:
         for preset, _ in presets:
             name = name_of(benchmark, preset)
-            found = {reference: figures(folder / reference / name.replace(":", "-")) for reference in MODELS}
+            found = {reference: figures(folder / reference / name.replace(":", "-"), FIGURES.get(benchmark, ())) for reference in MODELS}
             keys = list(dict.fromkeys(key for one in found.values() for key in one))
             for key in keys:
                 cells = " | ".join(found[reference].get(key, "–") for reference in MODELS)
                 print(f"| {benchmark} | {preset or '(default)'} | {key} | {cells} |")
 
 
-def figures(run_folder: Path) -> dict[str, str]:
+def figures(run_folder: Path, wanted: Sequence[tuple[str, str]]) -> dict[str, str]:
     path = run_folder / "tables" / "metrics.parquet"
     if not path.exists():
         return {}
     rows = read_table(path, ("task", "metric", "group")).filter(pl.col("group") == "all")
-    first = rows["task"][-1]  # all tasks together come last
+    last = rows["task"][-1]  # all tasks together come last
     shown: dict[str, str] = {}
-    for row in rows.filter(pl.col("task") == first).iter_rows(named=True):
-        if len(shown) < 2 and row["metric"] != "margin_rms" and not math.isnan(row["value"]):
-            interval = "" if math.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]"
-            shown[f"{row['metric']}{', ' + row['unit'] if row['unit'] else ''}"] = f"{row['value']:.4g}{interval}"
+    for row in rows.iter_rows(named=True):
+        if (row["task"], row["metric"]) in wanted:
+            shown[label(row, last)] = figure(row)
+    for row in rows.filter(pl.col("task") == last).iter_rows(named=True):
+        if not wanted and len(shown) < 2 and row["metric"] != "margin_rms" and not math.isnan(row["value"]):
+            shown[label(row, last)] = figure(row)
     return shown
+
+
+def label(row: dict[str, Any], pooled: str) -> str:
+    task = "" if row["task"] == pooled else f" ({row['task'].removeprefix(pooled).lstrip('-')})"
+    return f"{row['metric']}{task}{', ' + row['unit'] if row['unit'] else ''}"
+
+
+def figure(row: dict[str, Any]) -> str:
+    """A figure with its interval, or the words for why it has none."""
+    value = f"{row['value']:.4g}"
+    return f"{value} ({row['note'].split(';')[0]})" if math.isnan(row["low"]) and row["note"] else (
+        value if math.isnan(row["low"]) else f"{value} [{row['low']:.3g}, {row['high']:.3g}]"
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -17,7 +20,7 @@ from fairforget.benchmarks._base import Item
 from fairforget.benchmarks._evaluate import evaluate
 from fairforget.benchmarks._targets import perplexity_ratio
 from fairforget.benchmarks.perplexity import shares, windows
-from fairforget.data.wikitext import joined_lines
+from fairforget.data.wikitext import joined_lines, load_wikitext, without_marks
 from fairforget.errors import DataError, UsageError
 from fairforget.scoring import Scorer
 from fairforget.tables import item_table
@@ -264,6 +267,44 @@ def test_joined_text_as_bias_bench_counts_it() -> None:
         benchmark.check(tiny_model("bert"))
     with pytest.raises(UsageError, match="choose one"):
         resolve("perplexity:bias-bench", {"lines": True})
+
+
+MARKED = (
+    " = Title = \n \n The well @-@ known river ( a long one ) is 1 @,@ 200 km long ; the \" old \" hill is 's own . \n"
+    " = = Part = = \n It rains .",
+    " = Other = \n \n She said : he works at home every day , and has time ! ? \n",
+)
+
+
+def test_rolling_windows_equal_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = pytest.importorskip("lm_eval.models.huggingface")
+    task = importlib.import_module("lm_eval.tasks.wikitext.preprocess_wikitext")
+    model = tiny_model("gpt2")
+    benchmark = resolve("perplexity:lm-eval", {"context": 12})
+    monkeypatch.setattr(benchmark, "_articles", lambda _: [("one", "text", MARKED[0]), ("two", "text", MARKED[1])])
+    table = benchmark.measure(Scorer(model, store=False), "test")
+    peer = harness.HFLM(
+        pretrained=model.hf, tokenizer=model.tokenizer, device="cpu", batch_size=1, max_length=12, prefix_token_id=model.prefix_id
+    )
+    documents = [{"page": text} for text in MARKED]
+    instances = [SimpleNamespace(args=(task.wikitext_detokenizer(document),)) for document in documents]
+    found = peer.loglikelihood_rolling(instances, disable_tqdm=True)
+    judged = [task.process_results(document, [total])["word_perplexity"] for document, total in zip(documents, found, strict=True)]
+    ours = table.group_by("cluster", maintain_order=True).agg(pl.col("nll").sum(), pl.col("words").sum())
+    assert ours["nll"].to_list() == pytest.approx([-total for total, _ in judged], rel=1e-5)
+    assert ours["words"].to_list() == [words for _, words in judged]
+    rows = evaluate(benchmark, table, resamples=200).filter(pl.col("metric") == "word_perplexity")
+    assert rows["value"].item() == pytest.approx(math.exp(-sum(total for total, _ in judged) / sum(words for _, words in judged)), rel=1e-5)
+    assert table["protocol"][0] == "rolling windows of 12, without its marks"
+    with pytest.raises(UsageError, match="is for causal models"):
+        benchmark.check(tiny_model("bert"))
+
+
+def test_marks_are_taken_off_as_lm_eval_takes_them(data_folder: Path) -> None:
+    task = pytest.importorskip("lm_eval.tasks.wikitext.preprocess_wikitext")
+    del data_folder
+    for article in load_wikitext("test"):
+        assert without_marks(article.text) == task.wikitext_detokenizer({"page": article.text})
 
 
 def test_joined_lines_are_those_of_the_hubs_table(tmp_path: Path) -> None:

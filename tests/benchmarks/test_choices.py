@@ -3,12 +3,14 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import polars as pl
 import pytest
 import torch
 from tiny import tiny_model
 
 from fairforget.benchmarks._base import Item
 from fairforget.benchmarks._choices import ChoiceBenchmark, ChoiceSettings, compare_options
+from fairforget.benchmarks._evaluate import evaluate
 from fairforget.errors import UsageError
 from fairforget.scoring.scorer import Scorer
 
@@ -74,6 +76,16 @@ def test_ties_share_and_choose_nothing() -> None:
     row = compare_options(_item(right=1), [-1.0, -1.0, -5.0], [1, 1, 1], ChoiceSettings())
     assert row["choice"] is None
     assert row["correct"] == 0.5
+
+
+def test_items_without_one_best_option_are_counted_as_ties() -> None:
+    questions = Questions()
+    table = questions.measure(Scorer(tiny_model("gpt2"), store=False), "test")
+    assert set(evaluate(questions, table, resamples=200)["ties"]) == {0}
+    tied = table.with_columns(choice=pl.when(pl.col("item") == "2").then(None).otherwise("choice"))
+    assert set(evaluate(questions, tied, resamples=200)["ties"]) == {1}
+    both = evaluate(questions, table, tied, resamples=200).filter(pl.col("state") == "difference")
+    assert set(both["ties"]) == {1}, "in a difference: in either state"
 
 
 def test_a_bias_item_without_a_right_option_has_a_margin_and_no_accuracy() -> None:

@@ -209,7 +209,7 @@ def test_questions_whose_rows_are_our_own_have_our_figures(name: str, data_folde
 
 def test_what_lm_eval_cannot_carry_is_refused() -> None:
     refused = {
-        "starter:mean": "protocol 'mean'", "perplexity:starter": "need more than the sum", "winogender": "need more than the sum",
+        "starter:mean": "protocol 'mean'", "perplexity:starter": "only pairs and choices", "winogender": "only pairs and choices",
         "starter:changed": "'changed'",
     }
     for name, words in refused.items():

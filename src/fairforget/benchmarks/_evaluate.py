@@ -34,7 +34,7 @@ METRIC_SCHEMA: dict[str, pl.DataType] = {
     "unit": pl.String(),  # "%", "nats", "ppl" or "ratio"
     "n": pl.Int64(),  # scored items (in a difference: items scored in both states)
     "clusters": pl.Int64(),
-    "ties": pl.Int64(),  # items under the tie limit, in a difference in either state; null where nothing is compared
+    "ties": pl.Int64(),  # items under the tie limit or without one best option, in a difference in either state; null: no comparison
     "skipped": pl.Int64(),  # items without a score
     "note": pl.String(),
     "prefix": pl.String(),
@@ -243,10 +243,12 @@ def skipped_words(table: pl.DataFrame) -> str:
 def _counts(*tables: pl.DataFrame) -> dict[str, Any]:
     """Ties (in any of the states) and skipped items, for tables of the same items in the same order."""
     ties = None
-    if tables[0]["prefers_stereotype"].is_not_null().any():
+    pairs, options = (tables[0][column].is_not_null().any() for column in ("prefers_stereotype", "choice"))
+    if pairs or options:
         tied = np.zeros(tables[0].height, dtype=np.bool_)
         for table in tables:
-            tied |= (table["prefers_stereotype"] == 0.5).fill_null(value=False).to_numpy() & scored_rows(table)
+            undecided = table["prefers_stereotype"] == 0.5 if pairs else table["choice"].is_null() & table["correct"].is_not_null()
+            tied |= undecided.fill_null(value=False).to_numpy() & scored_rows(table)
         ties = int(tied.sum())
     return {"ties": ties, "skipped": tables[0]["skipped"].count()}
 

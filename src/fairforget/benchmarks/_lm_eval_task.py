@@ -85,7 +85,7 @@ def refuse_unfit(benchmark: Benchmark) -> None:
         if choices.normalization == "token-mean" or choices.prompt_format == "chat":
             reason = "lm-eval hands over no token counts and makes chat prompts itself; use normalization sum or character-mean, and plain"
     else:
-        reason = "its rows need more than the sum of log-probabilities of each text after its context"
+        reason = "only pairs and choices are offered there, which the sums of log-probabilities of their texts decide"
     if reason is None and "causal" not in benchmark.families:
         reason = "it scores masked models, and lm-eval knows none"
     if reason is not None:

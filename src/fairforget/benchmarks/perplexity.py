@@ -53,15 +53,16 @@ class PerplexitySettings(Settings):
 
     lines: bool = False
     """Each line is a text of its own: windows and masked contexts stay inside it. For collections of sentences; articles are resampled."""
-    windowing: Literal["articles", "joined", "bias-bench"] = "articles"
+    windowing: Literal["articles", "joined", "bias-bench", "rolling"] = "articles"
     """Causal. `articles`: windows stay inside an article, after the prefix token. `joined`: the whole split as one text, without prefix,
     so that the first token of a window is not scored (Hugging Face's guide, published WikiText-2 figures). `bias-bench`: the same, each
-    window's mean multiplied by one token more than it predicts. Windows are resampled then."""
+    window's mean multiplied by one token more than it predicts. Windows are resampled under these two. `rolling`: windows of `context`
+    scored tokens inside an article, each later one after the last token of the one before; WikiText-2 without its marks (lm-eval)."""
 
     @model_validator(mode="after")
     def _one_text(self) -> PerplexitySettings:
         if self.lines and self.windowing != "articles":
-            raise ValueError(f"lines=true keeps windows inside a line, windowing={self.windowing} joins all lines to one text: choose one")
+            raise ValueError(f"lines=true keeps windows inside a line, windowing={self.windowing} does not: choose one")
         return self
 
     def limit(self, part: str) -> int | None:
@@ -93,7 +94,7 @@ class Perplexity(Benchmark):
     Settings: ClassVar[type[Settings]] = PerplexitySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "wikitext2": {"source": "wikitext2"}, "starter": {"source": "starter"}, "joined": {"windowing": "joined", "context": 2048},
-        "bias-bench": {"windowing": "bias-bench", "context": 992},
+        "bias-bench": {"windowing": "bias-bench", "context": 992}, "lm-eval": {"windowing": "rolling", "context": 2048},
     }
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -125,6 +126,9 @@ class Perplexity(Benchmark):
         if self._joined:
             counted = ", means times one token more" if self.settings.windowing == "bias-bench" else ""
             return f"joined text in windows of {self.settings.context}{stride}{share}, no prefix{counted}"
+        if self._rolling:
+            marks = ", without its marks" if self.settings.source == "wikitext2" else ""
+            return f"rolling windows of {self.settings.context}{share}{marks}"
         return f"windows of {self.settings.context}{stride}{share}{', by line' * self.settings.lines}"
 
     def plan(self, item: Item, model: Model) -> Plan:
@@ -175,12 +179,16 @@ class Perplexity(Benchmark):
 
     @property
     def _joined(self) -> bool:
-        return self.settings.windowing != "articles"
+        return self.settings.windowing in ("joined", "bias-bench")
+
+    @property
+    def _rolling(self) -> bool:
+        return self.settings.windowing == "rolling"
 
     def check(self, model: Model) -> None:
-        """Refuse a masked model where windows run over a joined text; see :meth:`Benchmark.check`."""
+        """Refuse a masked model where windows are those of a causal one's figures; see :meth:`Benchmark.check`."""
         super().check(model)
-        if self._joined and model.family == "masked":
+        if self.settings.windowing != "articles" and model.family == "masked":
             raise UsageError(f"perplexity: windowing={self.settings.windowing} is for causal models; {model.name} is masked.")
 
     def _whole(self, part: str) -> str:
@@ -213,18 +221,21 @@ class Perplexity(Benchmark):
         lengths = [sum(map(len, texts)) for texts in pieces]
         budget = self.settings.limit(items[0].part) if items else None
         prefix = () if self._joined else model.prefix
-        length = min(self.settings.context, model.max_length) - len(prefix)
+        length = min(self.settings.context, model.max_length) - (0 if self._rolling else len(prefix))
         for item, texts, size, share in zip(items, pieces, lengths, lengths if budget is None else shares(lengths, budget), strict=True):
-            words = len(item.texts[0].split())
+            # lm-eval splits at white space, so that an article which begins and ends with some has two words more.
+            words = len(re.split(r"\s+", item.texts[0]) if self._rolling else item.texts[0].split())
             begin = 0
             for tokens in texts:
-                for start, context, continuation in windows(
-                    tokens[: max(share - begin, 0)], length, self.settings.stride, fill=not self._joined
-                ):
+                taken = tokens[: max(share - begin, 0)]
+                rolled, stride = self._rolling, self.settings.stride
+                cut = rolling_windows(taken, length) if rolled else windows(taken, length, stride, fill=not self._joined)
+                for start, context, continuation in cut:
                     # Rounding cumulated counts makes the words of all windows sum to the words of the article.
                     first = begin + start
                     before, after = (round(words * end / size) for end in (first, first + len(continuation)))
-                    yield _Window(item, first, (ContinuationRequest((*prefix, *context), continuation),), after - before)
+                    beginning = () if rolled and start else prefix
+                    yield _Window(item, first, (ContinuationRequest((*beginning, *context), continuation),), after - before)
                 begin += len(tokens)
 
     def _pieces(self, item: Item, model: Model) -> list[tuple[int, ...]]:
@@ -233,7 +244,12 @@ class Perplexity(Benchmark):
             self._tokenizer, self._ids = model.tokenizer, {}
         (text,) = item.texts
         if text not in self._ids:
-            texts = [line for line in text.splitlines() if line.strip()] if self.settings.lines else [text]
+            whole = text
+            if self._rolling and self.settings.source == "wikitext2":
+                from fairforget.data.wikitext import without_marks
+
+                whole = without_marks(text)
+            texts = [line for line in whole.splitlines() if line.strip()] if self.settings.lines else [whole]
             self._ids[text] = [tuple(model.token_ids(one)) for one in texts]
         return self._ids[text]
 
@@ -277,6 +293,21 @@ def windows(
         window_end = start + (len(scored_ids) if fill or not start else step)  # past the text's end in a last window that is not filled
         yield start, tuple(ids[max(0, window_end - length) : start] if step < length else ()), scored_ids
         start, end = end, end + step
+
+
+def rolling_windows(ids: Sequence[int], length: int) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+    """Cut a text into windows of scored tokens, each later one after one token of context; the last reaches back to fill its length.
+
+    Args:
+        ids: the text.
+        length: scored tokens of a window.
+
+    Yields:
+        As :func:`windows`.
+    """
+    for start in range(0, len(ids), length):
+        end = min(start + length, len(ids))
+        yield start, tuple(ids[max(0, end - length - 1) : start] if start else ()), tuple(ids[start:end])
 
 
 def shares(lengths: Sequence[int], total: int) -> list[int]:

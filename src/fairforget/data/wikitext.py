@@ -59,6 +59,35 @@ def load_wikitext(part: str, path: Path | None = None) -> list[Article]:
     ]
 
 
+_MARKS = tuple((re.compile(pattern), text) for pattern, text in (
+    (r"s '", "s'"),
+    (r" @([-,.])@ ", r"\1"),
+    *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),  # one after another: of two marks in a row each takes its own spaces
+    (r"\(\s*([^)]*?)\s*\)", r"(\1)"),
+    (r"\[\s*([^\]]*?)\s*\]", r"[\1]"),
+    (r"\{\s*([^}]*?)\s*\}", r"{\1}"),
+    (r"\"\s*([^\"]*?)\s*\"", r'"\1"'),
+    (r"'\s*([^']*?)\s*'", r"'\1'"),
+    (r"= (?=(?:= )*=)", "="),
+    (r" ° ", "°"),
+    (r" \n", "\n"),
+    (r"\n ", "\n"),
+    (r" N ", " 1 "),
+    (r" 's", "'s"),
+))
+"""What stands for the marks of WikiText, in the order in which they are taken off."""
+
+
+def without_marks(text: str) -> str:
+    """A text of WikiText as people write: no space before punctuation and inside brackets and quotes, plain hyphens, headings ``==``.
+
+    The rules are those of lm-eval's task ``wikitext``, whose word perplexity is of such text.
+    """
+    for pattern, replacement in _MARKS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 def joined_lines(part: str, path: Path | None = None) -> str:
     """The lines of a part as the hub's table ``wikitext-2-raw-v1`` has them (blank ones empty), joined with blank lines.
 
