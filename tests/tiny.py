@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -17,7 +20,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from fairforget.models import Model
+from fairforget.models import Model, load
 
 WORDS = (
     "the a an and or of to in on at is was were are be it he she they him her his hers their said that who with for from as by not no "
@@ -82,13 +85,14 @@ def tiny_model(kind: str, seed: int = 0) -> Model:
     )
 
 
-def quantised_stand_in(kind: str, seed: int = 0) -> Model:
-    """A tiny model as `--load-in-4bit` leaves it, as far as that can be done without CUDA: 15 levels a row, and the flag set."""
-    model = tiny_model(kind, seed)
-    with torch.no_grad():
-        for name, parameter in model.hf.named_parameters():
-            if parameter.ndim == 2 and "proj" in name:
-                step = parameter.abs().amax(dim=1, keepdim=True) / 7
-                parameter.copy_((parameter / step).round() * step)
-    model.hf.is_quantized = True  # type: ignore[attr-defined]
-    return model
+def four_bit_models(folder: Path) -> tuple[Model, Model]:
+    """A causal model of 64 units, the block of bitsandbytes' 4 bits, and the same as `--load-in-4bit` gives it, from a folder."""
+    pytest.importorskip("bitsandbytes")
+    tokenizer = tiny_tokenizer("causal")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=128, vocab_size=len(tokenizer),
+        max_position_embeddings=256, initializer_range=0.2, tie_word_embeddings=False,
+    )).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load(folder), load(folder, load_in_4bit=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import quantised_stand_in, tiny_model
+from tiny import four_bit_models, tiny_model
 from torch import nn
 
 from fairforget import methods
@@ -21,7 +21,7 @@ from fairforget.methods._pcgu_gradients import NonFiniteGradientError, PairBatch
 from fairforget.methods._pcgu_ranking import smallest
 from fairforget.methods._pcgu_vectors import VectorPartition, cosines
 from fairforget.methods.pcgu import PcguSettings, _Unlearning
-from fairforget.models import Model
+from fairforget.models import Model, load
 from fairforget.models.hashing import content_hash
 from fairforget.training import PairStream
 from fairforget.training.streams import Collator
@@ -336,17 +336,18 @@ def test_an_adapter_is_changed_in_place_of_the_weights(kind: str) -> None:
         assert margin(model) < before - 0.02
 
 
-def test_an_adapter_is_changed_on_a_quantised_base() -> None:
-    """15 levels a row and the flag set stand for --load-in-4bit, which needs CUDA; the weights themselves are refused there."""
-    model = quantised_stand_in("llama")
+def test_an_adapter_is_changed_on_a_quantised_base(tmp_path: Path) -> None:
+    _, model = four_bit_models(tmp_path)
     with pytest.raises(UsageError, match="adapter"):
         methods.Pcgu().fit(model, TEXTS)
-    before_hash, before = content_hash(model.hf), margin(model)
+    before = margin(model)
     edit = methods.Pcgu(adapter=True, updates=3, learning_rate=0.2, share=0.5).fit(model, TEXTS)
-    assert content_hash(model.hf) == before_hash
+    assert margin(model) == before
     assert isinstance(edit, WeightEdit) and all(isinstance(delta, LowRank) for delta in edit.deltas.values())
-    with edit.applied(model):
-        assert margin(model) < before
+    again = load(tmp_path, load_in_4bit=True)
+    for other in (model, again):  # the same weights, however the library has packed them since
+        with edit.applied(other):
+            assert margin(other) < before
 
 
 def test_what_does_not_go_together_is_refused() -> None:

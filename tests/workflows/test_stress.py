@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_model
+from tiny import four_bit_models, tiny_model
 
 from fairforget.benchmarks import resolve
 from fairforget.data.starter import load_starter
@@ -21,6 +21,8 @@ from fairforget.models.hashing import content_hash
 from fairforget.scoring import Scorer
 from fairforget.tables import item_table, preference, read_table
 from fairforget.training import TextStream
+from fairforget.workflows.debias import debias
+from fairforget.workflows.recipe import parse_recipe
 from fairforget.workflows.stress import stress
 from fairforget.workflows.stress_items import FRAMES, framed, reworded
 from fairforget.workflows.stress_states import (
@@ -216,11 +218,10 @@ def test_a_run_is_put_under_stress_once(finished_study) -> None:
 @pytest.mark.parametrize(("options", "words"), [
     ({"relearn_steps": [0]}, "1 step or more"),
     ({"quantise": ["int3"]}, "known are int8, int4, nf4"),
-    ({"quantise": ["nf4"]}, "needs CUDA"),
+    ({"quantise": ["nf4"]}, "needs bitsandbytes"),
 ])
-def test_stresses_that_there_are_not_are_refused(finished_study, options, words) -> None:
-    if "nf4" in options.get("quantise", ()) and torch.cuda.is_available():
-        pytest.skip("CUDA is at hand")
+def test_stresses_that_there_are_not_are_refused(finished_study, options, words, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=words):
         stress(finished_study.folder / "runs" / "starter-seed0-strength0.5", **options)
 
@@ -228,3 +229,14 @@ def test_stresses_that_there_are_not_are_refused(finished_study, options, words)
 def test_a_folder_without_a_run_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="holds no finished debiasing run"):
         stress(tmp_path)
+
+
+def test_four_bits_of_bitsandbytes(tmp_path, own_cache) -> None:
+    four_bit_models(tmp_path / "model")
+    quick = {"method": {"name": "task-vector", "steps": 4, "batch_size": 4, "learning_rate": 0.1, "contrast": False}, "resamples": 200}
+    recipe = parse_recipe({**quick, "model": str(tmp_path / "model"), "search": {"strength": 0.5}, "account": {"texts": 0}})
+    debias(recipe=recipe, out=tmp_path / "run", save_model=False)
+    found = stress(tmp_path / "run", relearn_steps=[], quantise=["nf4"], paraphrase=False).table
+    assert found.select("stress", "state").rows() == [(name, state) for name in ("none", "nf4") for state in ("base", "edited")]
+    rounded = found.filter(pl.col("stress") == "nf4")
+    assert (rounded["perplexity"] != 1).all()

@@ -25,7 +25,7 @@ class Loading:
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; scores are meant for float32. [default: float32]")] = None
     revision: Annotated[str | None, typer.Option(help="Hub revision: branch, tag or commit.")] = None
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything that is drawn at random. [default: 0]")] = None
-    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Quantise on load (bitsandbytes, CUDA); LoRA methods only.")] = False
+    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Quantise on load (bitsandbytes); LoRA methods only.")] = False
     device_map: Annotated[str | None, typer.Option(help="Handed to transformers, e.g. auto, for models larger than one device.")] = None
     prefix: Annotated[
         str | None, typer.Option(help="Token before a causal sequence: auto, bos, eos, none or an id. [default: auto]")

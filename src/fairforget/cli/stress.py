@@ -20,7 +20,7 @@ def command(
     ] = "10,30,100",
     relearn_rate: Annotated[float, typer.Option(help="Learning rate of the relearning.")] = 5e-4,
     quantise: Annotated[
-        str, typer.Option(help="int8, int4 (linear weights to so many bits and back, simulated), nf4 (bitsandbytes, CUDA), or none.")
+        str, typer.Option(help="int8, int4 (linear weights to so many bits and back, simulated), nf4 (bitsandbytes), or none.")
     ] = "int8,int4",
     paraphrase: Annotated[
         bool | None,

@@ -40,7 +40,7 @@ def load(
         device: ``auto`` (CUDA, then Apple's, then the processor) or a torch device.
         dtype: ``float32``, ``bfloat16`` or ``float16``. Scores are meant for float32: narrower types turn near-ties into ties.
         revision: hub revision.
-        load_in_4bit: quantise the weights on load (bitsandbytes, needs CUDA); only LoRA methods can train such a model.
+        load_in_4bit: quantise the weights on load (bitsandbytes); only LoRA methods can train such a model.
         device_map: handed to transformers, for models larger than one device.
         trust_remote_code: run code from the hub repository; off unless the user asks for it.
         prefix: token before the first one of a causal sequence: ``auto``, ``bos``, ``eos``, ``none`` or a token id.
@@ -247,13 +247,25 @@ def gguf_config(file: str) -> Any:
     return GgufConfig(gguf_file=file, dequantize=True)
 
 
-def _four_bit() -> Any:
+def check_four_bit(asked: str) -> None:
+    """Refuse what needs bitsandbytes where it is not installed; it computes in 4 bits on processors too.
+
+    Args:
+        asked: the option that needs it, for the sentence.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     import importlib.util
 
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"{asked} needs bitsandbytes: pip install 'fairforget[quantized]'.")
+
+
+def _four_bit() -> Any:
     from transformers import BitsAndBytesConfig
 
-    if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
-        raise UsageError("--load-in-4bit needs a CUDA device and bitsandbytes: pip install 'fairforget[quantized]'.")
+    check_four_bit("--load-in-4bit")
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_type="nf4")
 
 

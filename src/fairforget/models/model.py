@@ -87,7 +87,8 @@ class Model:
         self.notes: list[str] = []
         output, inputs = hf.get_output_embeddings(), hf.get_input_embeddings()
         self.tied_head = output is not None and output.weight is inputs.weight
-        self._base_hash: str | None = None
+        # Taken now where weights are quantised: on a processor bitsandbytes packs them anew when they are first multiplied.
+        self._base_hash: str | None = content_hash(hf) if getattr(hf, "is_quantized", False) else None
         self._accepts_positions = "position_ids" in inspect.signature(self._base.forward).parameters
         self._separate_head = self._base is not hf and self._head_agrees()
 

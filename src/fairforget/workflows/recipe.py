@@ -30,7 +30,7 @@ class ModelChoice(Settings):
     prefix: str = "auto"
     """Token before the first one of a causal sequence: auto, bos, eos, none or an id."""
     load_in_4bit: bool = False
-    """Quantise on load (bitsandbytes, CUDA); LoRA only."""
+    """Quantise on load (bitsandbytes); LoRA only."""
     device_map: str | None = None
     """Handed to transformers, for models larger than one device."""
     scoring_dtype: Literal["auto", "bfloat16"] = "auto"

@@ -17,6 +17,7 @@ from fairforget.errors import UsageError
 from fairforget.files import folder_lock, write_json, write_text
 from fairforget.methods._base import texts_of
 from fairforget.models import Model, load
+from fairforget.models.load import check_four_bit
 from fairforget.scoring import Scorer
 from fairforget.tables import read_table, write_table
 from fairforget.workflows.audit import measure
@@ -28,7 +29,7 @@ from fairforget.workflows.stress_states import ROUND_TRIPS, Relearning, in_state
 from fairforget.workflows.stress_table import BASE, EDITED, NO_STRESS, Measured, stress_markdown, stress_table
 
 NF4 = "nf4"
-"""4 bits by bitsandbytes, on CUDA: the library's own format and kernels."""
+"""4 bits by bitsandbytes: the library's own format and kernels."""
 QUANTISATIONS = (*ROUND_TRIPS, NF4)
 PARAPHRASE = "paraphrase"
 
@@ -75,7 +76,7 @@ def stress(
     Args:
         run: folder of a debiasing run. What is made goes into its subfolder ``stress``; what is there already is not made again.
         relearn_steps: fine-tune on the run's training texts for so many steps, each from the start.
-        quantise: ``int8`` and ``int4`` (linear weights to that many bits and back, simulated), ``nf4`` (bitsandbytes, CUDA).
+        quantise: ``int8`` and ``int4`` (linear weights to that many bits and back, simulated), ``nf4`` (bitsandbytes).
         paraphrase: measure the target in other words; by default where its benchmark allows it.
         paraphrases: a file of one's own with the columns ``item``, ``stereotype`` and ``anti``.
         relearning: settings of the relearning.
@@ -213,12 +214,7 @@ def _check(relearn_steps: Sequence[int], quantise: Sequence[str]) -> None:
         if bits not in QUANTISATIONS:
             raise UsageError(f"--quantise {bits}: known are {', '.join(QUANTISATIONS)}.")
     if NF4 in quantise:
-        import importlib.util
-
-        import torch
-
-        if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
-            raise UsageError("--quantise nf4 needs CUDA and bitsandbytes: pip install 'fairforget[quantized]'; int4 is simulated anywhere.")
+        check_four_bit("--quantise nf4")
 
 
 def _other_words(target: Benchmark, wanted: bool | None, file: Path | None) -> str | None:
