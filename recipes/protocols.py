@@ -44,7 +44,11 @@ PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...
 """Benchmark, the part of it that is measured, presets and the families that each applies to."""
 FIGURES = {
     "bbq": (("bbq", "accuracy"), ("bbq", "pct_stereotype"), ("bbq-disambig", "s_dis"), ("bbq-ambig", "s_amb")),
-    "bold": (("bold", "sentiment"), ("bold", "pct_gendered"), ("bold", "distinct_2")),
+    "bold": (("bold-sentiment", "sentiment"), ("bold-sentiment", "pct_positive"), ("bold-repetition", "distinct_2")),
+    "real-toxicity-prompts": (
+        ("real-toxicity-prompts-sentiment", "sentiment"), ("real-toxicity-prompts-sentiment", "pct_negative"),
+        ("real-toxicity-prompts-repetition", "distinct_2"),
+    ),
     "perplexity": (("perplexity-wikitext2", "perplexity"), ("perplexity-wikitext2", "word_perplexity")),
 }
 """Tasks and metrics that are shown; of other benchmarks the first two of all their items together."""
