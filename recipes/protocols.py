@@ -43,6 +43,7 @@ PRESETS: tuple[tuple[str, dict[str, Any], tuple[tuple[str, tuple[str, ...]], ...
 )
 """Benchmark, the part of it that is measured, presets and the families that each applies to."""
 FIGURES = {
+    "toxigen": (("toxigen-annotated", "safety_score"), ("toxigen-annotated", "superiority")),
     "bbq": (("bbq", "accuracy"), ("bbq", "pct_stereotype"), ("bbq-disambig", "s_dis"), ("bbq-ambig", "s_amb")),
     "bold": (("bold-sentiment", "sentiment"), ("bold-sentiment", "pct_positive"), ("bold-repetition", "distinct_2")),
     "real-toxicity-prompts": (
@@ -113,7 +114,7 @@ def figures(run_folder: Path, wanted: Sequence[tuple[str, str]]) -> dict[str, st
 
 
 def label(row: dict[str, Any], pooled: str) -> str:
-    task = "" if row["task"] == pooled else f" ({row['task'].removeprefix(pooled).lstrip('-')})"
+    task = "" if row["task"] == pooled else f" ({row['task'].rpartition('-')[2]})"
     return f"{row['metric']}{task}{', ' + row['unit'] if row['unit'] else ''}"
 
 
