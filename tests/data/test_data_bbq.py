@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,8 @@ from fairforget.data.overlap import folded_key
 from fairforget.data.training import training_source
 from fairforget.data.winogender import load_winogender
 from fairforget.errors import DataError, UsageError
+
+UNLICENSED = Path(__file__).resolve().parents[3] / "shared" / "data-unlicensed" / "open_bbq_metadata"
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +196,20 @@ def test_what_is_not_winogender_is_refused(tmp_path: Path) -> None:
     statistics.write_text("occupation\tbergsma_pct_female\tbls_pct_female\tbls_year\nnurse\tmany\t90\t2015\n")
     with pytest.raises(DataError, match="must be numbers"):
         load_winogender(sentences, statistics)
+
+
+@pytest.mark.skipif(not UNLICENSED.is_dir(), reason="no unlicensed copies on this machine")
+def test_the_biased_answer_is_upstreams_wherever_one_is_known(items: list[BBQItem]) -> None:
+    """The metadata of another project's copy, item by item in upstream's order (no licence, so not in the catalogue)."""
+    agreed = opened = 0
+    for category in CATEGORIES:
+        for condition, word in (("ambig", "ambiguous"), ("disambig", "disambiguated")):
+            own = [item for item in items if item.category == category and item.condition == condition]
+            path = UNLICENSED / f"{category.lower()}_{word}_metadata.jsonl.gz"
+            theirs = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+            for item, row in zip(own, theirs, strict=True):
+                assert [row["answer_info"][f"ans{place}"][0] for place in range(3)] == [answer.entity for answer in item.answers]
+                assert item.biased in (None, row["target_bias"]), item.id
+                opened += item.biased is None
+                agreed += item.biased is not None
+    assert (agreed, opened) == (48_788, 9_704)
