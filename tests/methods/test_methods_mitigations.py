@@ -10,6 +10,8 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from fairforget.data.overlap import folded_key
+from fairforget.data.stereoset import load_stereoset
 from fairforget.data.training import TrainingText
 from fairforget.edits import LowRank, WeightEdit
 from fairforget.errors import DataError, UsageError
@@ -145,6 +147,17 @@ def test_a_file_of_answers_is_retained_by_its_answers(tmp_path: Path) -> None:
     edits = [fit(retain_text=source, steps=2, **options) for options in changes]
     assert len({edit.content_hash for edit in edits}) == 4
     assert edits[1].record.provenance["retained"]["answers"] == 2
+
+
+def test_unrelated_sentences_of_stereoset_are_of_the_train_terms_alone(data_folder: Path) -> None:
+    del data_folder
+    texts = retain_texts("stereoset-unrelated", 0)
+    measured = {folded_key(example.unrelated.text) for example in load_stereoset() if example.part != "train"}
+    assert len(texts) > 1000
+    assert not {folded_key(text) for text in texts} & measured
+    assert sorted(texts) == sorted(retain_texts("stereoset-unrelated", 1)) and texts != retain_texts("stereoset-unrelated", 1)
+    stream, facts = retain_stream(TrainedSettings(retain_text="stereoset-unrelated"), tiny_model("bert"), TEXTS, 0)
+    assert len(stream) > 1000 and facts["text"] == "stereoset-unrelated"
 
 
 def test_files_of_texts_and_what_is_wrong_with_a_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from fairforget.data.bbq import INTERSECTIONAL, bbq_pair, load_bbq
 from fairforget.data.catalogue import get_dataset
 from fairforget.data.gap import load_gap
-from fairforget.data.overlap import find_overlap
+from fairforget.data.overlap import find_overlap, folded_key
 from fairforget.data.posts import load_edos, load_toxic_spans
 from fairforget.data.question_answering import TASK_DATASETS, load_questions, put_question, question_tasks
 from fairforget.data.stereoset import TASKS, StereoSetExample, load_stereoset
@@ -180,6 +180,21 @@ def _stereoset(task: str) -> TrainingSource:
     taken = "stereotypes of the train part" + ("" if task == "intrasentence" else ", intersentence ones after their context")
     options = {"task": task, "part": "train", "left_out": whole - len(texts)}
     return _source("stereoset", taken, texts, options, [get_dataset("stereoset").record()])
+
+
+def stereoset_unrelated() -> list[str]:
+    """The unrelated sentences of StereoSet's `train` terms, those of `intersentence` after their context; none that is measured."""
+    examples = load_stereoset()
+    measured = {
+        folded_key(sentence.text)
+        for example in examples if example.part != "train"
+        for sentence in (example.stereotype, example.anti_stereotype, example.unrelated)
+    }
+    return list(dict.fromkeys(
+        _in_context(example, example.unrelated.text)
+        for example in examples
+        if example.part == "train" and folded_key(example.unrelated.text) not in measured
+    ))
 
 
 def _in_context(example: StereoSetExample, sentence: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairforget.data.catalogue import fetch, get_dataset
 from fairforget.data.rows import read_rows, read_text
-from fairforget.data.training import TrainingSource, TrainingText
+from fairforget.data.training import TrainingSource, TrainingText, stereoset_unrelated
 from fairforget.edits import LowRank, WeightEdit
 from fairforget.edits.loading import load_edit
 from fairforget.errors import DataError, UsageError
@@ -37,6 +37,8 @@ from fairforget.training import AnswerStream, Objective, Stream, TextStream
 CORPUS = "lm-corpus-small"
 CORPUS_ROWS = 4096
 """Texts drawn from the corpus: more than any run of a few hundred steps sees."""
+UNRELATED = "stereoset-unrelated"
+"""Name for StereoSet's sentences that fit their context in form alone, of its `train` terms."""
 OWN = "own"
 """Name for the training texts themselves in the place of neutral text."""
 
@@ -141,7 +143,7 @@ def retain_stream(
     """
     source = settings.retain_text
     facts: dict[str, Any] = {"text": source}
-    if source not in (OWN, "starter", CORPUS):
+    if source not in (OWN, "starter", CORPUS, UNRELATED):
         texts, answers = file_rows(source)
         facts["sha256"] = sha256_file(Path(source).expanduser())
     else:
@@ -206,7 +208,9 @@ def collapse_facts(settings: CollapseSettings, terms: Sequence[Objective], facts
 
 
 def retain_texts(source: str, seed: int) -> list[str]:
-    """Neutral text by name: ``starter``, ``lm-corpus-small`` (an even draw of paragraphs and dialogue turns), or a file.
+    """Neutral text by name, in an order drawn by the seed, or of a file.
+
+    ``lm-corpus-small`` is an even draw of its paragraphs and dialogue turns.
 
     Of a file of questions, prompt and answer are one text; see :func:`file_rows`.
 
@@ -222,6 +226,9 @@ def retain_texts(source: str, seed: int) -> list[str]:
         generator = np.random.default_rng([seed, 7])
         drawn = [[half[index] for index in generator.permutation(len(half))[: CORPUS_ROWS // len(halves)].tolist()] for half in halves]
         return [text for rows in zip(*drawn, strict=False) for text in rows]
+    if source == UNRELATED:
+        unrelated = stereoset_unrelated()
+        return [unrelated[index] for index in np.random.default_rng([seed, 7]).permutation(len(unrelated)).tolist()]
     texts, answers = file_rows(source)
     return texts or [prompt + answer for prompt, answer in answers]
 
@@ -250,7 +257,7 @@ def file_rows(source: str) -> tuple[list[str], list[tuple[str, str]]]:
         texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        known = f"`starter`, `{CORPUS}` or `{OWN}`"
+        known = f"`starter`, `{CORPUS}`, `{UNRELATED}` or `{OWN}`"
         raise DataError(f"retain_text: {source} is not {known}, and cannot be read as a text file ({reason}).") from error
     if not texts:
         raise DataError(f"retain_text: {source} holds no text; write one text a line.")

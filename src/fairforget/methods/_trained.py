@@ -74,9 +74,9 @@ class TrainedSettings(Settings):
     retain_weight: float = Field(1.0, ge=0)
     """Weight of that term."""
     retain_text: str = "starter"
-    """Text to be retained: `starter` (neutral sentences of the starter set), `lm-corpus-small` (textbook and dialogues), `own` (the
-    training texts, or the prompts of questions, as in LwF), a text file with one text a line, or a JSONL file whose rows have `text`, or
-    `prompt` and `answer`: then only the answer counts."""
+    """Text to be retained: `starter` (neutral sentences of the starter set), `lm-corpus-small` (textbook and dialogues),
+    `stereoset-unrelated` (its unrelated sentences of the train terms), `own` (the training texts, or the prompts of questions, as in LwF),
+    a text file with one text a line, or a JSONL file whose rows have `text`, or `prompt` and `answer`: then only the answer counts."""
     retain_temperature: float = Field(1.0, gt=0, le=100)
     """With retain=kl: temperature T of T² KL(base || tuned). Learning without forgetting (Li, Hoiem 2016) takes 2."""
     l2_sp: float = Field(0.0, ge=0)
