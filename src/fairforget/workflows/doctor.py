@@ -119,7 +119,10 @@ def _work(model: Model, recipe: Recipe) -> list[Fact]:
     ]
     if found.uncounted:
         facts.append(Fact(section, "not estimated", f"{', '.join(found.uncounted)}: only they know what they will read"))
-    facts += [Fact(section, f"{name}, written", f"at most {count:,} tokens on each part") for name, count in found.written.items()]
+    facts += [
+        Fact(section, f"{name}, written", f"at most {count:,} tokens on each part, {duration(count / found.writing_speed)}")
+        for name, count in found.written.items()
+    ]
     training, words = _training_tokens(model, recipe)
     cost = plan.cost.name if plan.cost else None
     scoring = run_tokens(found, plan.target.name, cost, recipe.search.points, recipe.search.bisections) / speed

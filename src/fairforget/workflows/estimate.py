@@ -16,8 +16,11 @@ from fairforget.models import Model
 from fairforget.progress import display
 from fairforget.report.number_words import duration
 from fairforget.scoring import ContinuationRequest, MaskedRequest, Request, Scorer
+from fairforget.scoring.generation import Decoding, Generator
 from fairforget.scoring.trie import build_trie
 
+WRITTEN_PROMPTS, PROMPT_TOKENS, WRITTEN_TOKENS = 16, 32, 16
+"""The speed of writing is read off so many prompts of so many tokens, each continued by so many."""
 MEASURED_SECONDS, MEASURED_TOKENS, LONGEST_SECONDS = 1.0, 1000, 20.0
 """The speed of scoring is read off a sample that took so long and held so many tokens, or was too long already."""
 
@@ -32,6 +35,7 @@ class Estimate:
         memory: bytes, the peak so far.
         uncounted: names of benchmarks whose tokens are known to them alone (lm-eval, geometry, fine-tuning).
         written: tokens that benchmarks of generation write at most, by their names, for each part.
+        writing_speed: tokens written per second, measured; 0 where nothing is written.
     """
 
     tokens: Mapping[tuple[str, str], int]
@@ -39,6 +43,7 @@ class Estimate:
     memory: float
     uncounted: tuple[str, ...]
     written: Mapping[str, int] = field(default_factory=dict[str, int])
+    writing_speed: float = 0.0
 
     def part(self, part: str) -> int:
         """Tokens of all benchmarks on one part."""
@@ -56,7 +61,11 @@ class Estimate:
         )
         if self.written:
             named = ", ".join(f"{name} {count:,}" for name, count in self.written.items())
-            words += f" Beside it the model writes, which is slower: tokens at most on each part, {named}."
+            longest = duration(sum(self.written.values()) / self.writing_speed)
+            words += (
+                f" Beside it the model writes, at most {longest} on each part ({self.writing_speed:,.0f} tokens a second, measured; "
+                f"tokens at most: {named})."
+            )
         return words + (f" Not in it, since only they know what they will read: {', '.join(self.uncounted)}." if self.uncounted else "")
 
 
@@ -85,7 +94,9 @@ def estimate(model: Model, benchmarks: Sequence[Benchmark], parts: Sequence[str]
             if new:
                 written[benchmark.name] = max(new, written.get(benchmark.name, 0))
     uncounted = [benchmark.name for benchmark in benchmarks if not any(counted[benchmark.name, part] for part in parts)]
-    return Estimate(counted, speed, peak(model), tuple(uncounted), written)
+    with display(quiet=True):
+        writing = _writing_speed(model, seed) if written else 0.0
+    return Estimate(counted, speed, peak(model), tuple(uncounted), written, writing)
 
 
 def run_tokens(found: Estimate, target: str, cost: str | None, points: int, bisections: int) -> int:
@@ -126,6 +137,18 @@ def _tokens(model: Model, requests: Sequence[Request]) -> int:
     if causal:
         return sum(root.subtree_tokens() for root in build_trie(list(dict.fromkeys(causal)), share=model.shares_prefixes))
     return sum(len(ids) for ids in {request.ids for request in requests if isinstance(request, MaskedRequest)})
+
+
+def _writing_speed(model: Model, seed: int) -> float:
+    """Tokens a second that the model writes after prompts of random tokens."""
+    generator = np.random.default_rng(seed)
+    prompts = [[*model.prefix, *row] for row in generator.integers(0, len(model.tokenizer), (WRITTEN_PROMPTS, PROMPT_TOKENS)).tolist()]
+    writer = Generator(model, Decoding(max_new_tokens=WRITTEN_TOKENS), store=False)
+    writer.generate(prompts[:2])  # as in scoring, the first pays for allocations
+    start = time.perf_counter()
+    answers = writer.generate(prompts)
+    seconds = time.perf_counter() - start
+    return sum(max(1, len(model.token_ids(answer.text))) for (answer,) in answers) / max(seconds, 1e-9)
 
 
 def _speed(model: Model, requests: Sequence[Request], seed: int) -> float:
