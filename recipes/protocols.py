@@ -84,7 +84,7 @@ def run(folder: Path) -> None:
 
 
 def table(folder: Path) -> None:
-    """The first figures of each benchmark over all its items; a benchmark of several tasks, its first."""
+    """The figures of each benchmark that are asked for, else the first two over all its items."""
     print("| benchmark | preset | figure | " + " | ".join(MODELS) + " |")
     print("|" + " --- |" * (3 + len(MODELS)))
     for benchmark, _, presets in PRESETS:
@@ -102,7 +102,7 @@ def figures(run_folder: Path, wanted: Sequence[tuple[str, str]]) -> dict[str, st
     if not path.exists():
         return {}
     rows = read_table(path, ("task", "metric", "group")).filter(pl.col("group") == "all")
-    last = rows["task"][-1]  # all tasks together come last
+    last = rows["task"][-1]  # where there are figures of all tasks together, they come last
     shown: dict[str, str] = {}
     for row in rows.iter_rows(named=True):
         if (row["task"], row["metric"]) in wanted:

@@ -68,7 +68,7 @@ def contrasts(table: pl.DataFrame) -> None:
     print("|" + " --- |" * (2 + 2 * len(COLUMNS)))
     for (configuration,), group in table.group_by(["configuration"], maintain_order=True):
         rows = picked(group)
-        told = " | ".join(f"{shown({**row, 'value': row['change']}, '+.2f')} | {adjusted(row['p_holm'])}" for row in rows)
+        told = " | ".join(f"{shown({**row, 'value': row['change']}, '+.2f', change=True)} | {adjusted(row['p_holm'])}" for row in rows)
         print(f"| {configuration} | {group['seeds'][0]} | {told} |")
 
 
@@ -94,6 +94,8 @@ def pooled(rows: list[dict[str, Any]], *, ratio: bool = False) -> dict[str, Any]
 
 def shown(row: dict[str, Any], form: str, *, change: bool = False) -> str:
     """A figure with its interval, in bold where the interval of a change leaves out 0."""
+    if row["low"] is None:
+        return f"{row['value']:{form}}"
     text = f"{row['value']:{form}} ({row['low']:{form}}, {row['high']:{form}})"
     return f"**{text}**" if change and (row["low"] > 0 or row["high"] < 0) else text
 

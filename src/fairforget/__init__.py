@@ -11,7 +11,6 @@ Everything here is imported when it is first used, so that ``import fairforget``
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from fairforget.workflows.recipe import Recipe
     from fairforget.workflows.stress import stress
     from fairforget.workflows.study import study
-
-# Where the extra `quantized` is installed peft imports bitsandbytes, which on a processor warns at every start of a missing kernel.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _HOMES = {
     "Audit": "workflows.audit",

@@ -20,7 +20,7 @@ from fairforget.benchmarks._base import Item
 from fairforget.benchmarks._evaluate import evaluate
 from fairforget.benchmarks._targets import perplexity_ratio
 from fairforget.benchmarks.perplexity import shares, windows
-from fairforget.data.wikitext import joined_lines, load_wikitext, without_marks
+from fairforget.data.wikitext import harness_pages, joined_lines, load_wikitext, without_marks
 from fairforget.errors import DataError, UsageError
 from fairforget.scoring import Scorer
 from fairforget.tables import item_table
@@ -283,9 +283,8 @@ def test_rolling_windows_equal_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = resolve("perplexity:lm-eval", {"context": 12})
     monkeypatch.setattr(benchmark, "_articles", lambda _: [("one", "text", MARKED[0]), ("two", "text", MARKED[1])])
     table = benchmark.measure(Scorer(model, store=False), "test")
-    peer = harness.HFLM(
-        pretrained=model.hf, tokenizer=model.tokenizer, device="cpu", batch_size=1, max_length=12, prefix_token_id=model.prefix_id
-    )
+    peer = harness.HFLM(pretrained=model.hf, tokenizer=model.tokenizer, device="cpu", batch_size=1, max_length=12)
+    assert set(table["prefix"]) == {f"id {peer.prefix_token_id}"}
     documents = [{"page": text} for text in MARKED]
     instances = [SimpleNamespace(args=(task.wikitext_detokenizer(document),)) for document in documents]
     found = peer.loglikelihood_rolling(instances, disable_tqdm=True)
@@ -298,6 +297,18 @@ def test_rolling_windows_equal_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table["protocol"][0] == "rolling windows of 12, without its marks"
     with pytest.raises(UsageError, match="is for causal models"):
         benchmark.check(tiny_model("bert"))
+    with pytest.raises(UsageError, match="has no stride"):
+        resolve("perplexity:lm-eval", {"stride": 4})
+
+
+def test_pages_begin_where_a_line_reads_as_a_title(tmp_path: Path, data_folder: Path) -> None:
+    del data_folder
+    (tmp_path / "wiki.raw").write_text(" \n = One = \n \n = = Part = = \n Text . \n = 1 rad / s and k = \n More . \n", encoding="utf-8")
+    pages = harness_pages("test", tmp_path / "wiki.raw")
+    assert [page.text for page in pages] == [" = One = \n \n = = Part = = \n Text . ", " = 1 rad / s and k = \n More . \n"]
+    counts = {part: (len(found := harness_pages(part)), sum(len(page.text.split()) for page in found)) for part in ("select", "test")}
+    assert {part: pages for part, (pages, _) in counts.items()} == {"select": 60, "test": 62}
+    assert counts["test"][1] == sum(len(article.text.split()) for article in load_wikitext("test"))
 
 
 def test_marks_are_taken_off_as_lm_eval_takes_them(data_folder: Path) -> None:

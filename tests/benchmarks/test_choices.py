@@ -82,8 +82,14 @@ def test_items_without_one_best_option_are_counted_as_ties() -> None:
     questions = Questions()
     table = questions.measure(Scorer(tiny_model("gpt2"), store=False), "test")
     assert set(evaluate(questions, table, resamples=200)["ties"]) == {0}
-    tied = table.with_columns(choice=pl.when(pl.col("item") == "2").then(None).otherwise("choice"))
+    equal = {"choice": pl.lit(None, pl.Int64()), "scores": pl.lit([-2.0, -2.0])}
+    second = pl.col("item") == "2"
+    tied = table.with_columns(pl.when(second).then(value).otherwise(pl.col(name)).alias(name) for name, value in equal.items())
     assert set(evaluate(questions, tied, resamples=200)["ties"]) == {1}
+    collapsed = table.with_columns(value.alias(name) for name, value in equal.items())
+    assert set(evaluate(questions, collapsed, resamples=200)["ties"]) == {3}, "a model that tells no options apart"
+    unsaid = table.with_columns(choice=pl.lit(None, pl.Int64()))
+    assert set(evaluate(questions, unsaid, resamples=200)["ties"]) == {0}, "rows of lm-eval name no choice"
     both = evaluate(questions, table, tied, resamples=200).filter(pl.col("state") == "difference")
     assert set(both["ties"]) == {1}, "in a difference: in either state"
 

@@ -345,6 +345,7 @@ def test_an_adapter_is_changed_on_a_quantised_base(tmp_path: Path) -> None:
     assert margin(model) == before
     assert isinstance(edit, WeightEdit) and all(isinstance(delta, LowRank) for delta in edit.deltas.values())
     again = load(tmp_path, load_in_4bit=True)
+    assert again.base_hash == model.base_hash
     for other in (model, again):  # the same weights, however the library has packed them since
         with edit.applied(other):
             assert margin(other) < before

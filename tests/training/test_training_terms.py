@@ -117,9 +117,9 @@ def test_what_each_term_comes_to_is_logged_beside_their_sum(tmp_path: Path, accu
     assert len(logged) == 5
     for row in logged:
         parts = {name: value for name, value in row.items() if name.startswith("loss_")}
-        assert list(parts) == ["loss_cross_entropy", "loss_cross_entropy_2", "loss_of_the_head"]
+        assert list(parts) == ["loss_cross_entropy_1", "loss_cross_entropy_2", "loss_of_the_head"]
         assert row["loss"] == pytest.approx(sum(parts.values()), rel=1e-4)
-        assert 0 < parts["loss_cross_entropy_2"] < parts["loss_cross_entropy"]
+        assert 0 < parts["loss_cross_entropy_2"] < parts["loss_cross_entropy_1"]
 
 
 @pytest.mark.parametrize(("steps", "good", "kept"), [(30, 17, 12), (31, 31, 24)], ids=["in the middle", "at the very end"])

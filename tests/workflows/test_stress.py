@@ -239,4 +239,4 @@ def test_four_bits_of_bitsandbytes(tmp_path, own_cache) -> None:
     found = stress(tmp_path / "run", relearn_steps=[], quantise=["nf4"], paraphrase=False).table
     assert found.select("stress", "state").rows() == [(name, state) for name in ("none", "nf4") for state in ("base", "edited")]
     rounded = found.filter(pl.col("stress") == "nf4")
-    assert (rounded["perplexity"] != 1).all()
+    assert (rounded["perplexity"].is_finite() & (rounded["perplexity"] != 1)).all()

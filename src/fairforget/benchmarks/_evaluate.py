@@ -17,6 +17,7 @@ from fairforget.benchmarks._base import Benchmark, MetricDefinition, SetTest
 from fairforget.benchmarks._components import components, pair, scored_rows
 from fairforget.benchmarks._targets import margin_rms_change, margin_rms_interval, metric_interval
 from fairforget.stats.bootstrap import Components, Interval, Statistic, paired_bootstrap, simultaneous
+from fairforget.tables import TIE_NATS
 
 METRIC_SCHEMA: dict[str, pl.DataType] = {
     "state": pl.String(),  # "base", "edited" or "difference" (edited - base, paired by item)
@@ -34,7 +35,7 @@ METRIC_SCHEMA: dict[str, pl.DataType] = {
     "unit": pl.String(),  # "%", "nats", "ppl" or "ratio"
     "n": pl.Int64(),  # scored items (in a difference: items scored in both states)
     "clusters": pl.Int64(),
-    "ties": pl.Int64(),  # items under the tie limit or without one best option, in a difference in either state; null: no comparison
+    "ties": pl.Int64(),  # pairs under the tie limit, else items without one best option, in a difference in either state; null: none
     "skipped": pl.Int64(),  # items without a score
     "note": pl.String(),
     "prefix": pl.String(),
@@ -243,14 +244,22 @@ def skipped_words(table: pl.DataFrame) -> str:
 def _counts(*tables: pl.DataFrame) -> dict[str, Any]:
     """Ties (in any of the states) and skipped items, for tables of the same items in the same order."""
     ties = None
-    pairs, options = (tables[0][column].is_not_null().any() for column in ("prefers_stereotype", "choice"))
+    pairs = any(table["prefers_stereotype"].is_not_null().any() for table in tables)
+    options = any((table["correct"].is_not_null() & (table["scores"].list.len() > 1)).any() for table in tables)
     if pairs or options:
         tied = np.zeros(tables[0].height, dtype=np.bool_)
         for table in tables:
-            undecided = table["prefers_stereotype"] == 0.5 if pairs else table["choice"].is_null() & table["correct"].is_not_null()
+            undecided = table["prefers_stereotype"] == 0.5 if pairs else _without_a_best_option(table)
             tied |= undecided.fill_null(value=False).to_numpy() & scored_rows(table)
         ties = int(tied.sum())
     return {"ties": ties, "skipped": tables[0]["skipped"].count()}
+
+
+def _without_a_best_option(table: pl.DataFrame) -> pl.Series:
+    """Items that were judged by their options' scores, the best two of which are equal but for rounding."""
+    ranked = pl.col("scores").list.sort(descending=True)
+    lead = ranked.list.get(0, null_on_oob=True) - ranked.list.get(1, null_on_oob=True)
+    return table.select(pl.col("correct").is_not_null() & pl.col("choice").is_null() & (lead < TIE_NATS)).to_series()
 
 
 CUT = "the interval is cut at what the figure can be"

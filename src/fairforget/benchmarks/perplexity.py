@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from fairforget.benchmarks._base import Benchmark, Item, MetricDefinition, Plan, Scores
 from fairforget.benchmarks._metrics import PERPLEXITY, WORD_PERPLEXITY
+from fairforget.benchmarks._prefixed import harness_prefix, prefix_column
 from fairforget.benchmarks._sentences import masked_requests, scored
 from fairforget.errors import DataError, UsageError
 from fairforget.scoring.requests import ContinuationRequest, Request
@@ -39,7 +40,7 @@ class PerplexitySettings(Settings):
     """`wikitext2` (validation articles = select, test articles = test), `starter` (our passages), or the path of a UTF-8 text file, whose
     passages are halved."""
     context: int = Field(default=512, ge=2)
-    """Causal: tokens of a window, the prefix token included; the model's own limit where that is lower."""
+    """Causal: tokens of a window, the prefix token included (`rolling`: its scored tokens); the model's own limit where that is lower."""
     stride: int | None = Field(default=None, ge=1)
     """Causal: tokens scored per window after an article's first; the others of the window are context. None = whole windows, no overlap."""
     masked_context: int = Field(default=128, ge=8)
@@ -63,6 +64,8 @@ class PerplexitySettings(Settings):
     def _one_text(self) -> PerplexitySettings:
         if self.lines and self.windowing != "articles":
             raise ValueError(f"lines=true keeps windows inside a line, windowing={self.windowing} does not: choose one")
+        if self.stride is not None and self.windowing == "rolling":
+            raise ValueError("windowing=rolling has no stride: each window follows on the one before")
         return self
 
     def limit(self, part: str) -> int | None:
@@ -151,6 +154,8 @@ class Perplexity(Benchmark):
             found = [next(left[window.article.id]) for _ in window.requests]
             row = self.identity(window.article, model) | {"item": f"{window.article.id} @{window.place}", "texts": []}
             measured = self.row(window.article, [found], model)
+            if self._rolling:
+                row |= prefix_column(model, "tokenizer", empty=True)
             if self._joined:
                 row |= {"cluster": row["item"], "prefix": "none"}
                 measured = self._counted(measured, window)
@@ -203,10 +208,11 @@ class Perplexity(Benchmark):
         """Title, stratum and text of each article."""
         source = self.settings.source
         if source == "wikitext2":
-            from fairforget.data.wikitext import load_wikitext
+            from fairforget.data.wikitext import harness_pages, load_wikitext
 
+            read = harness_pages if self._rolling else load_wikitext
             halves = ("select", "test") if part == "all" else (part,)
-            return [(article.title, "text", article.text) for half in halves for article in load_wikitext(half)]
+            return [(article.title, "text", article.text) for half in halves for article in read(half)]
         if source == "starter":
             from fairforget.data.starter import load_starter
 
@@ -220,7 +226,7 @@ class Perplexity(Benchmark):
             return
         lengths = [sum(map(len, texts)) for texts in pieces]
         budget = self.settings.limit(items[0].part) if items else None
-        prefix = () if self._joined else model.prefix
+        prefix = () if self._joined else harness_prefix(model, empty=True) if self._rolling else model.prefix
         length = min(self.settings.context, model.max_length) - (0 if self._rolling else len(prefix))
         for item, texts, size, share in zip(items, pieces, lengths, lengths if budget is None else shares(lengths, budget), strict=True):
             # lm-eval splits at white space, so that an article which begins and ends with some has two words more.

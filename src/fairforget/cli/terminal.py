@@ -27,10 +27,14 @@ def quiet_libraries() -> None:
     """Silence the bars, load reports and warnings of transformers, so that what is printed is ours."""
     if debugging():
         return
-    from transformers.utils import logging
+    import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # Where the extra `quantized` is installed peft imports bitsandbytes, which on a processor warns of a missing kernel each time.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -59,16 +59,40 @@ def load_wikitext(part: str, path: Path | None = None) -> list[Article]:
     ]
 
 
+def harness_pages(part: str, path: Path | None = None) -> list[Article]:
+    """The pages of lm-eval's task ``wikitext``: of a part, the lines from each one that reads as a title up to the next.
+
+    Two formulas in the test articles read as titles, so that there are 62 pages of 60 articles.
+
+    Args:
+        part: ``select`` or ``test``.
+        path: a file in the upstream format; by default the one of the catalogue.
+
+    Raises:
+        UsageError: there is no such part.
+        DataError: the file cannot be read.
+    """
+    if part not in FILES:
+        raise unknown_name("part of WikiText-2", part, FILES)
+    pages: list[list[str]] = [[]]
+    for line in read_text(path or fetch("wikitext2", FILES[part])).split("\n"):
+        if re.fullmatch(r"= (?!=).*(?<!=) =", line.strip()):
+            pages.append([])
+        pages[-1].append(line)
+    return [Article(page[0].strip(" ="), text, part) for page in pages if (text := "\n".join(page)).strip()]
+
+
 _MARKS = tuple((re.compile(pattern), text) for pattern, text in (
     (r"s '", "s'"),
-    (r" @([-,.])@ ", r"\1"),
-    *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),  # one after another: of two marks in a row each takes its own spaces
+    # One mark after another: of two in a row each takes its own spaces.
+    *((f" @{re.escape(mark)}@ ", mark) for mark in "-,."),
+    *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),
     (r"\(\s*([^)]*?)\s*\)", r"(\1)"),
     (r"\[\s*([^\]]*?)\s*\]", r"[\1]"),
     (r"\{\s*([^}]*?)\s*\}", r"{\1}"),
     (r"\"\s*([^\"]*?)\s*\"", r'"\1"'),
     (r"'\s*([^']*?)\s*'", r"'\1'"),
-    (r"= (?=(?:= )*=)", "="),
+    (r"= (?==)", "="),
     (r" ° ", "°"),
     (r" \n", "\n"),
     (r"\n ", "\n"),

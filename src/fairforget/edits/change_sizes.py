@@ -54,7 +54,7 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
         parameter, key = site.parameter, id(site.parameter)
         axes = linear_axes(site.module) if site.attribute == "weight" else None
         outputs = axes.outputs if axes is not None else parameter.shape[0] if parameter.ndim > 1 else 1
-        norm = max(delta_product(name, delta, delta, layout), 0.0) ** 0.5
+        norm = _norm(name, delta, layout)
         changed = _changed(delta, transposed=stored_transposed(site))
         kind = "embedding" if key in embedding else _kind(name, inside=key in layers, body=key in body)
         known = parameter.is_floating_point() and not parameter.is_meta
@@ -64,6 +64,13 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
             "change": norm * abs(edit.strength), "weight": weight,
         }))
     return pl.DataFrame([row for _, row in sorted(rows, key=lambda row: row[0])], schema=CHANGE_SCHEMA)
+
+
+def _norm(name: str, delta: Delta, layout: Layout) -> float:
+    """Frobenius norm; of a product of factors without the product, of a dense change without a copy of it."""
+    if isinstance(delta, LowRank):
+        return max(delta_product(name, delta, delta, layout), 0.0) ** 0.5
+    return float(torch.linalg.vector_norm(delta.delta, dtype=torch.float64 if delta.delta.device.type != "mps" else None))
 
 
 def _changed(delta: Delta, *, transposed: bool) -> int:

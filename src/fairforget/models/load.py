@@ -74,6 +74,7 @@ def load(
             arguments["device_map"] = device_map
         if load_in_4bit:
             arguments["quantization_config"] = _four_bit()
+            arguments.setdefault("device_map", {"": choose_device(device)})  # quantised where it stays
         elif gguf is not None and (dequantize := gguf_config(gguf)) is not None:
             arguments["quantization_config"] = dequantize
         auto: Any = AutoModelForCausalLM if family == "causal" else AutoModelForMaskedLM

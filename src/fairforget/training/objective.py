@@ -58,7 +58,7 @@ class Objective(ABC):
     @property
     def label(self) -> str:
         """Name of the term in logs."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
     @abstractmethod
     def count(self, batch: Batch) -> int:

@@ -209,8 +209,9 @@ class ObjectiveTrainer(Trainer):
             return None
         self._load_from_checkpoint(checkpoint)
         self.state = state
-        losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
-        return sum(losses) / max(len(losses), 1)
+        logged = [(int(entry["step"]), float(entry["loss"])) for entry in state.log_history if "loss" in entry]
+        before = [0, *(step for step, _ in logged)]
+        return sum(loss * (step - last) for last, (step, loss) in zip(before, logged, strict=False)) / max(before[-1], 1)
 
     def go_back(self, folder: Path, reason: str) -> str:
         """Take the last checkpoint's weights after a loss that was not finite, and say so.
@@ -394,8 +395,8 @@ def train(
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered from the second on where several are the same."""
-    return [name if name not in names[:place] else f"{name}_{names[:place].count(name) + 1}" for place, name in enumerate(names)]
+    """The names, numbered where several are the same."""
+    return [name if names.count(name) == 1 else f"{name}_{names[: place + 1].count(name)}" for place, name in enumerate(names)]
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:

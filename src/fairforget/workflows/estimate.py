@@ -61,9 +61,9 @@ class Estimate:
         )
         if self.written:
             named = ", ".join(f"{name} {count:,}" for name, count in self.written.items())
-            longest = duration(sum(self.written.values()) / self.writing_speed)
+            time_written = duration(sum(self.written.values()) / self.writing_speed)
             words += (
-                f" Beside it the model writes, at most {longest} on each part ({self.writing_speed:,.0f} tokens a second, measured; "
+                f" Beside it the model writes, about {time_written} on each part ({self.writing_speed:,.0f} tokens a second, measured; "
                 f"tokens at most: {named})."
             )
         return words + (f" Not in it, since only they know what they will read: {', '.join(self.uncounted)}." if self.uncounted else "")
@@ -142,7 +142,9 @@ def _tokens(model: Model, requests: Sequence[Request]) -> int:
 def _writing_speed(model: Model, seed: int) -> float:
     """Tokens a second that the model writes after prompts of random tokens."""
     generator = np.random.default_rng(seed)
-    prompts = [[*model.prefix, *row] for row in generator.integers(0, len(model.tokenizer), (WRITTEN_PROMPTS, PROMPT_TOKENS)).tolist()]
+    rows = next(model.hf.get_input_embeddings().parameters()).shape[0]  # a tokenizer may have more tokens than the model
+    length = max(1, min(PROMPT_TOKENS, model.max_length - WRITTEN_TOKENS - len(model.prefix)))
+    prompts = [[*model.prefix, *row] for row in generator.integers(0, rows, (WRITTEN_PROMPTS, length)).tolist()]
     writer = Generator(model, Decoding(max_new_tokens=WRITTEN_TOKENS), store=False)
     writer.generate(prompts[:2])  # as in scoring, the first pays for allocations
     start = time.perf_counter()
