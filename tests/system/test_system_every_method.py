@@ -68,8 +68,14 @@ def recipe(folder: Path, family: str, name: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("family", ["causal", "masked"])
-@pytest.mark.parametrize("name", sorted(method_registry().names()))
+CASES = [
+    # Every method on one family each time, in turns; on the other one with `make test-all`.
+    pytest.param(name, family, marks=() if (place + number) % 2 == 0 else pytest.mark.slow)
+    for place, name in enumerate(sorted(method_registry().names())) for number, family in enumerate(("causal", "masked"))
+]
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
 def test_a_recipe_of_every_method_runs(name: str, family: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(folder, family, name)), encoding="utf-8")
     code = main(["debias", "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")])
