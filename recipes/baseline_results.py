@@ -34,9 +34,12 @@ def main() -> None:
     show(["task", *headers], (row(key, found) for key in keys if key[2] == ALL))
     for task in dict.fromkeys(key[0] for key in keys):
         own = [key for key in keys if key[0] == task and key[2] != ALL]
-        if own:
-            print(f"<details><summary>{task} by group</summary>\n")
-            show(["group", *headers], (row(key, found, by_group=True) for key in own))
+        told = [key for key in own if any(key in one and not math.isnan(one[key]["low"]) for one in found)]
+        left = len({key[2] for key in own} - {key[2] for key in told})
+        if told:
+            few = f"; {left} groups have too few clusters for an interval in any figure" if left else ""
+            print(f"<details><summary>{task} by group{few}</summary>\n")
+            show(["group", *headers], (row(key, found, by_group=True) for key in told))
             print("</details>\n")
 
 
