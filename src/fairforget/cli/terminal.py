@@ -27,14 +27,10 @@ def quiet_libraries() -> None:
     """Silence the bars, load reports and warnings of transformers, so that what is printed is ours."""
     if debugging():
         return
-    import logging
+    from transformers.utils import logging
 
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    # Where the extra `quantized` is installed peft imports bitsandbytes, which on a processor warns of a missing kernel each time.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 @contextmanager

@@ -168,11 +168,7 @@ def _stereoset(task: str) -> TrainingSource:
         if example.part == "train" and task in (example.task, "both")
     ]
     # A few sentences were written for several terms: one that is selected on or reported is not trained on.
-    measured = [
-        sentence.text
-        for example in examples if example.part != "train"
-        for sentence in (example.stereotype, example.anti_stereotype, example.unrelated)
-    ]
+    measured = _measured(examples)
     whole = len(texts)
     while (report := find_overlap([part for text in texts for part in (text.text, text.counterpart)], measured, swap_gender)).equal:
         met = {match.train // 2 for match in report.matches if match.kind == "equal"}
@@ -185,16 +181,21 @@ def _stereoset(task: str) -> TrainingSource:
 def stereoset_unrelated() -> list[str]:
     """The unrelated sentences of StereoSet's `train` terms, those of `intersentence` after their context; none that is measured."""
     examples = load_stereoset()
-    measured = {
-        folded_key(sentence.text)
-        for example in examples if example.part != "train"
-        for sentence in (example.stereotype, example.anti_stereotype, example.unrelated)
-    }
+    measured = {folded_key(text) for text in _measured(examples)}
     return list(dict.fromkeys(
         _in_context(example, example.unrelated.text)
         for example in examples
         if example.part == "train" and folded_key(example.unrelated.text) not in measured
     ))
+
+
+def _measured(examples: Sequence[StereoSetExample]) -> list[str]:
+    """The sentences that are selected on or reported."""
+    return [
+        sentence.text
+        for example in examples if example.part != "train"
+        for sentence in (example.stereotype, example.anti_stereotype, example.unrelated)
+    ]
 
 
 def _in_context(example: StereoSetExample, sentence: str) -> str:

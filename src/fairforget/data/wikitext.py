@@ -20,6 +20,7 @@ FILES = {"select": "raw/wiki.valid.raw", "test": "raw/wiki.test.raw"}
 
 # A title stands between blank lines: two running lines of the test articles also begin and end with " = ".
 _TITLE = re.compile(r"^ \n = (?!= )(?P<title>[^\n]+?)(?<! =) = \n(?= \n)", re.MULTILINE)
+_PAGE = re.compile(r"= (?!=).*(?<!=) =")  # what lm-eval's table takes for a title, once the line is stripped
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ def load_wikitext(part: str, path: Path | None = None) -> list[Article]:
         UsageError: there is no such part.
         DataError: the file is empty or does not begin with an article's title.
     """
-    if part not in FILES:
-        raise unknown_name("part of WikiText-2", part, FILES)
-    path = path or fetch("wikitext2", FILES[part])
+    path = path or _file(part)
     text = read_text(path)
     titles = list(_TITLE.finditer(text))
     if not titles or text[: titles[0].start()].strip():
@@ -72,11 +71,9 @@ def harness_pages(part: str, path: Path | None = None) -> list[Article]:
         UsageError: there is no such part.
         DataError: the file cannot be read.
     """
-    if part not in FILES:
-        raise unknown_name("part of WikiText-2", part, FILES)
     pages: list[list[str]] = [[]]
-    for line in read_text(path or fetch("wikitext2", FILES[part])).split("\n"):
-        if re.fullmatch(r"= (?!=).*(?<!=) =", line.strip()):
+    for line in read_text(path or _file(part)).split("\n"):
+        if _PAGE.fullmatch(line.strip()):
             pages.append([])
         pages[-1].append(line)
     return [Article(page[0].strip(" ="), text, part) for page in pages if (text := "\n".join(page)).strip()]
@@ -126,10 +123,13 @@ def joined_lines(part: str, path: Path | None = None) -> str:
         DataError: the file cannot be read.
     """
     halves = tuple(FILES) if part == "all" else (part,)
-    for half in halves:
-        if half not in FILES:
-            raise unknown_name("part of WikiText-2", half, FILES)
-    texts = [read_text(path or fetch("wikitext2", FILES[half])) for half in halves]
+    texts = [read_text(path or _file(half)) for half in halves]
     # Lines end at line feeds alone, as the table's do: splitlines would cut at other separators inside a text.
     lines = [line for text in texts for line in io.StringIO(text, newline="\n")]
     return "\n\n".join(line if line.strip() else "" for line in lines)
+
+
+def _file(part: str) -> Path:
+    if part not in FILES:
+        raise unknown_name("part of WikiText-2", part, FILES)
+    return fetch("wikitext2", FILES[part])

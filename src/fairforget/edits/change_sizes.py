@@ -43,7 +43,6 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
         UsageError: the edit does not belong to the model.
     """
     sites = edit.sites(model.hf)
-    layout = Layout(model)
     layers = {id(parameter): index for index, block in enumerate(transformer_blocks(model) or ()) for parameter in block.parameters()}
     embedding = {id(parameter) for parameter in model.hf.get_input_embeddings().parameters()}
     body = {id(parameter) for parameter in model.hf.base_model.parameters()}
@@ -54,7 +53,7 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
         parameter, key = site.parameter, id(site.parameter)
         axes = linear_axes(site.module) if site.attribute == "weight" else None
         outputs = axes.outputs if axes is not None else parameter.shape[0] if parameter.ndim > 1 else 1
-        norm = _norm(name, delta, layout)
+        norm = _norm(name, delta)
         changed = _changed(delta, transposed=stored_transposed(site))
         kind = "embedding" if key in embedding else _kind(name, inside=key in layers, body=key in body)
         known = parameter.is_floating_point() and not parameter.is_meta
@@ -66,10 +65,10 @@ def change_sizes(edit: WeightEdit, model: Model) -> pl.DataFrame:
     return pl.DataFrame([row for _, row in sorted(rows, key=lambda row: row[0])], schema=CHANGE_SCHEMA)
 
 
-def _norm(name: str, delta: Delta, layout: Layout) -> float:
+def _norm(name: str, delta: Delta) -> float:
     """Frobenius norm; of a product of factors without the product, of a dense change without a copy of it."""
     if isinstance(delta, LowRank):
-        return max(delta_product(name, delta, delta, layout), 0.0) ** 0.5
+        return max(delta_product(name, delta, delta, Layout(None)), 0.0) ** 0.5
     return float(torch.linalg.vector_norm(delta.delta, dtype=torch.float64 if delta.delta.device.type != "mps" else None))
 
 
